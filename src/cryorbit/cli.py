@@ -1,0 +1,419 @@
+"""The command line: verbs in order of use, each a few lines that call the library."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cryorbit.errors import ConfigurationError, CryorbitError
+
+if TYPE_CHECKING:
+    from cryorbit.config import RunConfig
+    from cryorbit.pipeline import RunResult
+    from cryorbit.progress import Observer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Which cryo-EM particles are junk, how is each one turned, what was its defocus: from the orbits that "
+    "their images form in the latent space of a small network, without labels and without a 3D reference.",
+    epilog="Start with `cryorbit demo`. Documentation of all columns and files: README.md.",
+)
+
+Particles = Annotated[Path, typer.Argument(help="RELION STAR file with particles.", show_default=False)]
+Source = Annotated[
+    Path,
+    typer.Argument(help="RELION STAR file with particles (with --out), or a run folder.", show_default=False),
+]
+Folder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to make, or to go on with.", show_default=False)]
+OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, where a STAR file is given.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move another folder of that name aside first.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Preset = Annotated[str, typer.Option(help="fast (64 px, narrow) or paper (128 px, as published).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A single setting, such as training.epochs=10; may be repeated.", show_default=False),
+]
+StackRoot = Annotated[
+    Path | None,
+    typer.Option("--stack-root", help="Folder that the file's image paths start from.", show_default=False),
+]
+Invert = Annotated[
+    bool | None, typer.Option("--invert/--no-invert", help="Particles are dark / white. Default: detected.")
+]
+Prior = Annotated[
+    str | None,
+    typer.Option("--defocus-prior", help="given, micrograph or blind. Default: given where the file has a defocus."),
+]
+DefocusRange = Annotated[
+    str | None, typer.Option("--defocus-range", help="Known range in micrometres, such as 0.3:4.0.")
+]
+Method = Annotated[str, typer.Option(help="Estimator: latent.")]
+TruthFile = Annotated[
+    Path | None, typer.Option("--truth", help="STAR file with the truth, for the report.", show_default=False)
+]
+
+
+@contextmanager
+def _observer(quiet: bool) -> Iterator[Observer]:
+    from cryorbit.progress import Bars, Lines, Silent
+
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty():
+        with Bars() as bars:
+            yield bars
+    else:
+        yield Lines()
+
+
+def _range_um(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise ConfigurationError(
+            f"--defocus-range is {text!r}; expected two numbers in micrometres, such as 0.3:4.0."
+        ) from None
+    return low, high
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """One ``a.b=value`` as a nested mapping, the value read as TOML, or as text where it is none."""
+    import tomllib
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigurationError(f"--set {text}: expected name=value, such as training.epochs=10.")
+    try:
+        nested: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        nested = value
+    for part in reversed(name.strip().split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _config(
+    preset: str, file: Path | None, settings: list[str] | None, seed: int, changes: dict[str, Any]
+) -> RunConfig:
+    from cryorbit.config import make_config, merge
+
+    merged: dict[str, Any] = {"seed": seed}
+    for single in (*map(_setting, settings or []), changes):
+        merged = merge(merged, single)
+    return make_config(preset, merged, file)
+
+
+def _tell(result: RunResult) -> None:
+    if result.report is not None:
+        typer.echo(f"Report:    {result.report}")
+    if result.particles is not None and result.estimates is not None:
+        kept = int(result.estimates["kept"].sum())
+        typer.echo(f"Particles: {result.folder / 'particles.star'} ({kept:,} of {len(result.particles):,} kept)")
+    else:
+        typer.echo(f"Run:       {result.folder}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("cryorbit_demo"),
+    images: Annotated[int, typer.Option(min=1, help="Particles to simulate.")] = 2000,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a small set with noise, shifts and junk, run the main job on it, compare with the truth."""
+    from cryorbit.demo import run_demo
+
+    with _observer(quiet) as observer:
+        result, evaluation = run_demo(out, images, seed, overwrite, observer)
+    typer.echo(_evaluation_text(evaluation.as_dict()))
+    _tell(result)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="paper, noisy, junk, demo or low-snr.")] = "noisy",
+    map_file: Annotated[Path | None, typer.Option("--map", help="MRC map to project.", show_default=False)] = None,
+    structure: Annotated[
+        Path | None, typer.Option("--structure", help="mmCIF or PDB file to project.", show_default=False)
+    ] = None,
+    phantom: Annotated[bool, typer.Option("--phantom", help="Project the built-in phantom (the default).")] = False,
+    view: Annotated[str, typer.Option(help="Viewing direction ROT,TILT in degrees.")] = "0,0",
+    images: Annotated[int | None, typer.Option(help="Number of particles.", show_default=False)] = None,
+    snr: Annotated[
+        float | None, typer.Option(help="Signal over noise variance; 0 for none.", show_default=False)
+    ] = None,
+    defocus: Annotated[
+        str | None, typer.Option(help="Micrometres: a range 0.5:2.5 or a series 0.5,1.0.", show_default=False)
+    ] = None,
+    shift: Annotated[float | None, typer.Option(help="Shift in pixels (sigma).", show_default=False)] = None,
+    outliers: Annotated[float | None, typer.Option(help="Fraction of junk.", show_default=False)] = None,
+    seed: Seed = 12345,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate particles with known truth: particles.star, particles.mrcs, truth.star, truth.csv."""
+    from cryorbit import simulation
+
+    projection = simulation.choose_projection(map_file, structure, phantom, simulation.parse_view(view))
+    changes = {"images": images, "snr": snr, "defocus_um": defocus, "shift_px": shift, "outliers": outliers}
+    config = simulation.make_simulation_config(preset, {"seed": seed, **_given(**changes)})
+    with _observer(quiet) as observer:
+        observer.stage("Simulating")
+        simulation.simulate(out, projection, config, progress=observer.advance)
+    typer.echo(f"Particles: {out / 'particles.star'} ({config.images:,}, truth in {out / 'truth.star'})")
+
+
+@app.command()
+def inspect(
+    particles: Particles,
+    stack_root: StackRoot = None,
+    seed: Seed = 12345,
+    debug: Debug = False,
+) -> None:
+    """Say what a particle file holds, and everything that is wrong with it."""
+    from cryorbit.io.inspection import inspect_particles
+
+    found = inspect_particles(particles, stack_root, seed)
+    typer.echo("\n".join(found.facts))
+    for remark in found.remarks:
+        typer.echo(f"Note: {remark}")
+    for problem in found.problems:
+        typer.echo(f"Problem: {problem}", err=True)
+    if found.problems:
+        raise typer.Exit(2)
+    typer.echo("Nothing is wrong.")
+
+
+def _run_until(
+    stage: str, source: Path, out: Path | None, config: RunConfig, estimation: dict[str, Any], overwrite: bool,
+    stack_root: Path | None, truth: Path | None, quiet: bool,
+) -> None:  # fmt: skip
+    """A stage on a run folder, or all stages up to it on a particle file."""
+    from cryorbit.io import read_particles
+    from cryorbit.pipeline import rerun, run
+
+    with _observer(quiet) as observer:
+        if source.is_dir():
+            if out is not None:
+                raise ConfigurationError(f"{source}: is a run folder, which has no use for --out.")
+            result = rerun(source, stage, estimation=estimation, truth=truth, observer=observer)
+        else:
+            if out is None:
+                raise ConfigurationError(f"{source}: give --out, the run folder to make.")
+            particles = read_particles(source, stack_root)
+            result = run(particles, out, config, until=stage, overwrite=overwrite, truth=truth, observer=observer)
+    _tell(result)
+
+
+@app.command()
+def run(
+    particles: Particles,
+    out: Out,
+    preset: Preset = "fast",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = "latent",
+    defocus_prior: Prior = None,
+    defocus_range: DefocusRange = None,
+    invert: Invert = None,
+    stack_root: StackRoot = None,
+    truth: TruthFile = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The main job: train, find outliers, estimate angle and defocus, write STAR files and the report."""
+    estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
+    changes = {"estimation": estimation, "preprocessing": _given(invert=invert)}
+    run_config = _config(preset, config, settings, seed, changes)
+    _run_until("report", particles, out, run_config, estimation, overwrite, stack_root, truth, quiet)
+
+
+@app.command()
+def train(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = "fast",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    invert: Invert = None,
+    stack_root: StackRoot = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the network only."""
+    run_config = _config(preset, config, settings, seed, {"preprocessing": _given(invert=invert)})
+    _run_until("train", source, out, run_config, {}, overwrite, stack_root, None, quiet)
+
+
+@app.command()
+def embed(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = "fast",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    stack_root: StackRoot = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Put every particle, and turned copies of it, into the latent space."""
+    run_config = _config(preset, config, settings, seed, {})
+    _run_until("embed", source, out, run_config, {}, overwrite, stack_root, None, quiet)
+
+
+@app.command()
+def outliers(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = "fast",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    outlier_method: Annotated[
+        str | None,
+        typer.Option("--detector", help="isolation_forest, robust_covariance or local_outlier_factor."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
+    ] = None,
+    stack_root: StackRoot = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score outliers in the latent space."""
+    estimation = _given(outlier_method=outlier_method, outlier_threshold=threshold)
+    run_config = _config(preset, config, settings, seed, {"estimation": estimation})
+    _run_until("outliers", source, out, run_config, estimation, overwrite, stack_root, None, quiet)
+
+
+@app.command()
+def estimate(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = "fast",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = "latent",
+    defocus_prior: Prior = None,
+    defocus_range: DefocusRange = None,
+    stack_root: StackRoot = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate angle and defocus and write the STAR files."""
+    estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
+    run_config = _config(preset, config, settings, seed, {"estimation": estimation})
+    _run_until("estimate", source, out, run_config, estimation, overwrite, stack_root, None, quiet)
+
+
+@app.command()
+def evaluate(
+    result: Annotated[Path, typer.Argument(help="particles.star of a run.", show_default=False)],
+    truth: Annotated[Path, typer.Argument(help="truth.star of the same particles.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    outlier_column: Annotated[
+        str | None, typer.Option(help="Column of the truth that is not 0 for outliers.", show_default=False)
+    ] = None,
+    symmetry: Annotated[int, typer.Option(min=1, help="n where the view has C_n symmetry.")] = 1,
+    seed: Seed = 12345,
+    debug: Debug = False,
+) -> None:
+    """Compare a result with the truth: equation 8 of the paper and company."""
+    from cryorbit.estimation.truth import evaluate_tables, read_truth
+    from cryorbit.io.star import read_star
+
+    table = read_star(result, check_images=False)
+    metrics = evaluate_tables(table, read_truth(truth, table, outlier_column), symmetry).as_dict()
+    typer.echo(json.dumps(metrics, indent=2) if as_json else _evaluation_text(metrics))
+
+
+def _evaluation_text(metrics: dict[str, Any]) -> str:
+    rows = [f"{name:28s}{'-' if value is None else f'{value:,.4g}'}" for name, value in metrics.items()]
+    return "\n".join(rows)
+
+
+@app.command()
+def report(
+    folder: Folder,
+    truth: TruthFile = None,
+    seed: Seed = 12345,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the figures and the page of a run again."""
+    from cryorbit.pipeline import rerun
+
+    with _observer(quiet) as observer:
+        _tell(rerun(folder, "report", truth=truth, observer=observer))
+
+
+def _version(show: bool) -> None:
+    if show:
+        from cryorbit import __version__
+
+        typer.echo(f"cryorbit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gets its sentence and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    # Threads that spin while others work cost more than they bring on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except CryorbitError as error:
+        if debug:
+            raise
+        typer.echo(f"cryorbit: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("cryorbit: interrupted; the same command goes on from the last finished stage or epoch.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Configuration of a run: one frozen object, checked before any file is read, saved with the results."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cryorbit.errors import ConfigurationError
+
+PresetName = Literal["fast", "paper"]
+DefocusPrior = Literal["given", "micrograph", "blind"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PreprocessingConfig(_Part):
+    """How particle images become network input."""
+
+    box_size: int = Field(64, ge=16, le=1024, description="Width in pixels after Fourier cropping.")
+    particle_diameter_A: float | None = Field(
+        None,
+        gt=0,
+        description="Diameter of the particle in Angstrom; background is measured outside. "
+        "Default: three quarters of the box.",
+    )
+    invert: bool | None = Field(
+        None, description="Whether to change the sign of the images (dark particles). Default: detected."
+    )
+    shard_images: int = Field(4096, ge=1, description="Images in one file of the cache.")
+
+
+class ModelConfig(_Part):
+    """Architecture and loss of the VAE-GAN."""
+
+    latent_dim: int = Field(4, ge=2, le=64, description="Latent dimension: 3 or 4 in the paper.")
+    base_width: int = Field(16, ge=1, description="Channels after the encoder's first block.")
+    n_blocks: int = Field(4, ge=1, le=8, description="Blocks of encoder and decoder.")
+    discriminator_width: int = Field(8, ge=1, description="Channels after the discriminator's first block.")
+    discriminator_blocks: int = Field(4, ge=1, le=8, description="Blocks of the discriminator.")
+    likelihood: Literal["bernoulli", "gaussian"] = Field(
+        "gaussian",
+        description="Reconstruction loss: the paper's cross-entropy on images scaled to [0, 1], or a "
+        "Gaussian on standardised intensities.",
+    )
+    scale_head: bool = Field(False, description="Whether the decoder learns a per-pixel scale.")
+    lambda_reg: float = Field(1.0, ge=0, description="Weight of the Kullback-Leibler term.")
+    lambda_GAN: float = Field(0.01, ge=0, description="Weight of the adversarial term; 0 leaves the GAN out.")
+    lambda_cone: float = Field(0.0, ge=0, description="Weight of the paper's cone term.")
+
+    @model_validator(mode="after")
+    def _cone_needs_three_axes(self) -> Self:
+        if self.lambda_cone > 0 and self.latent_dim < 3:
+            raise ValueError(
+                f"lambda_cone is {self.lambda_cone} but the cone needs three latent axes and latent_dim is "
+                f"{self.latent_dim}: set latent_dim to 3 or 4, or lambda_cone to 0"
+            )
+        return self
+
+
+class TrainingConfig(_Part):
+    """Optimisation."""
+
+    epochs: int = Field(40, ge=1, description="Most epochs.")
+    images_budget: int | None = Field(
+        120_000,
+        ge=1,
+        description="Stop after the epoch in which this many images were shown; a large set needs fewer epochs.",
+    )
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    turn_images: bool = Field(
+        True,
+        description="Show every image under a new random in-plane turn: it acts as the group acts, and "
+        "fills the orbits.",
+    )
+    validation_fraction: float = Field(0.2, ge=0, lt=1)
+    patience: int = Field(10, ge=1, description="Stop after this many epochs without a better validation loss.")
+    discriminator_floor: float = Field(
+        0.7,
+        ge=0,
+        description="Leave the discriminator alone while its loss is below this (a balanced game "
+        "gives 1.39); 0 trains it at every step, as the paper does.",
+    )
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="bf16 where the processor has it and it is faster, else float32."
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class EstimationConfig(_Part):
+    """Outliers, angle and defocus."""
+
+    method: Literal["latent"] = Field("latent", description="Estimator of angle and defocus.")
+    chart: Literal["orbit", "pca"] = Field(
+        "orbit",
+        description="How the latent space is read: through the orbits of turned copies, or by the paper's "
+        "polar coordinates in the plane of two principal components.",
+    )
+    defocus_prior: DefocusPrior | None = Field(
+        None,
+        description="given: keep the file's defocus; micrograph: keep it too, and check the latent's "
+        "against it; blind: write the latent's. Default: given where the file has defocus, else blind.",
+    )
+    defocus_range_um: tuple[float, float] | None = Field(
+        None,
+        description="Known range of the defocus for the paper's equation 7. Default: the quartiles of "
+        "the file's defocus where it has any and the prior is not blind, else 0.5 to 2.5 um.",
+    )
+    outlier_method: Literal["isolation_forest", "robust_covariance", "local_outlier_factor"] = "isolation_forest"
+    outlier_features: Literal["orbit", "latent"] = Field(
+        "orbit",
+        description="What the detector looks at: features of the latent orbit that no turn changes, or "
+        "the latent points themselves, as the paper does.",
+    )
+    outlier_threshold: float = Field(
+        0.5, gt=0, lt=1, description="Particles with a higher outlier probability are dropped."
+    )
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.defocus_range_um is not None:
+            low, high = self.defocus_range_um
+            if not 0 < low < high < 20:
+                raise ValueError(
+                    f"defocus_range_um is {low}:{high}; expected two values in micrometres, 0 < low < high < 20"
+                )
+        return self
+
+
+class RunConfig(_Part):
+    """Everything that decides the result of a run, apart from the particles."""
+
+    preset: PresetName = "fast"
+    seed: int = Field(12345, ge=0, lt=2**32)
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    estimation: EstimationConfig = EstimationConfig()
+
+    @model_validator(mode="after")
+    def _box_fits_the_blocks(self) -> Self:
+        for blocks, which in (
+            (self.model.n_blocks, "n_blocks"),
+            (self.model.discriminator_blocks, "discriminator_blocks"),
+        ):
+            if self.preprocessing.box_size % 2**blocks:
+                raise ValueError(
+                    f"box_size is {self.preprocessing.box_size}, which {which} = {blocks} cannot halve that "
+                    f"often: choose a multiple of {2**blocks}"
+                )
+        return self
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # What a user without a GPU waits for: narrow, 64 px, the noise model that cryo-EM images have.
+    "fast": {},
+    # Miolane et al. 2020, and the authors' notebooks of 2019 where the text is silent.
+    "paper": {
+        "preprocessing": {"box_size": 128},
+        "model": {
+            "latent_dim": 3, "base_width": 64, "n_blocks": 5, "discriminator_width": 64,
+            "discriminator_blocks": 4, "likelihood": "bernoulli", "scale_head": True, "lambda_reg": 1.0,
+            "lambda_GAN": 1.0, "lambda_cone": 1.0,
+        },
+        "training": {
+            "epochs": 257, "images_budget": None, "batch_size": 16, "learning_rate": 1e-3,
+            "schedule": "constant", "turn_images": False, "patience": 257, "discriminator_floor": 0.0,
+        },
+    },
+}  # fmt: skip
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with changes made to it, nested mappings merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def make_config(preset: str = "fast", changes: Mapping[str, Any] | None = None, file: Path | None = None) -> RunConfig:
+    """Configuration from a preset, a TOML file and single changes, the later winning.
+
+    Parameters
+    ----------
+    preset
+        Name of a preset, overridden by ``preset = "..."`` in the file.
+    changes
+        Nested mapping such as ``{"training": {"epochs": 3}}``.
+    file
+        TOML file with the same nesting.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is not TOML, or a name or value is not allowed.
+    """
+    from_file: dict[str, Any] = {}
+    if file is not None:
+        try:
+            from_file = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{file}: cannot be read ({error.strerror}).") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file}: is not a TOML file ({error}).") from error
+    preset = str(from_file.get("preset", preset))
+    if preset not in PRESETS:
+        raise ConfigurationError(f"Preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}.")
+    values = merge(merge(PRESETS[preset], from_file), changes or {})
+    try:
+        return RunConfig(**merge(values, {"preset": preset}))
+    except ValidationError as error:
+        where = f"{file}: " if file is not None else ""
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
+        raise ConfigurationError(f"{where}{problems}.") from error

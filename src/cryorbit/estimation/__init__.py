@@ -1,0 +1,1 @@
+"""Estimates and their judges: outliers, angle, defocus, and the comparison with a truth."""

@@ -1,0 +1,73 @@
+"""In-plane angle from the latent space, with its uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryorbit.conventions import FloatArray, wrap_deg
+from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
+from cryorbit.latent.embed import Embedding
+from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
+from cryorbit.latent.orbits import PlaneChart, plane_polar
+
+
+@dataclass(frozen=True)
+class AngleEstimate:
+    """In-plane angle of every particle.
+
+    Attributes
+    ----------
+    psi_deg
+        Shape (n,), in [-180, 180), up to one offset for the whole set; its sign is that of RELION.
+    std_deg
+        Shape (n,), circular standard deviation, at most 103.9 (nothing known).
+    isotropy_order
+        n where angles are known modulo 360 / n only.
+    """
+
+    psi_deg: FloatArray
+    std_deg: FloatArray
+    isotropy_order: int = 1
+
+
+def orbit_angle(embedding: Embedding, chart: HarmonicChart) -> AngleEstimate:
+    """Angle as the group coordinate of each particle's latent orbit, however the orbit winds.
+
+    Where the orbits are no rings (a near-round particle), the uncertainty says that nothing is known.
+    """
+    found = orbit_angles(orbit_coefficients(embedding), chart)
+    if not chart.identifiable:
+        return AngleEstimate(found.psi_deg, np.full_like(found.std_deg, UNKNOWN_ANGLE_STD_DEG))
+    return AngleEstimate(found.psi_deg, found.std_deg, chart.isotropy_order)
+
+
+def plane_angle(embedding: Embedding, chart: PlaneChart) -> AngleEstimate:
+    """Polar angle in the plane of the first two principal components, the paper's estimate (equation 6).
+
+    Returns
+    -------
+    AngleEstimate
+        The sign is that of the group's action, which turned copies show. The uncertainty adds what the latent
+        posterior says to how far turned copies miss the known turn; where the polar angle does not run around
+        exactly once, it says that the angle is unknown.
+    """
+    coordinates = plane_polar(embedding, chart)
+    direction = -1.0 if chart.winding < 0 else 1.0
+    readings = wrap_deg(direction * coordinates.angle_deg - embedding.turns_deg)
+    posterior = _posterior_angle_std_deg(embedding, chart, coordinates.angle_deg[:, 0], coordinates.radius[:, 0])
+    std = np.hypot(circular_std_deg(readings), posterior)
+    if not chart.is_simple:
+        std = np.full_like(std, UNKNOWN_ANGLE_STD_DEG)
+    return AngleEstimate(readings[:, 0], np.minimum(std, UNKNOWN_ANGLE_STD_DEG))
+
+
+def _posterior_angle_std_deg(
+    embedding: Embedding, chart: PlaneChart, angle_deg: FloatArray, radius: FloatArray
+) -> FloatArray:
+    """Posterior standard deviation across the radius, seen from the centre, shape (n,)."""
+    across = np.radians(angle_deg)
+    tangent = -np.sin(across)[:, None] * chart.axes.axes[0] + np.cos(across)[:, None] * chart.axes.axes[1]
+    variance = (tangent**2 * np.exp(embedding.log_variance.astype(np.float64))).sum(axis=1)
+    return np.asarray(np.degrees(np.sqrt(variance) / np.maximum(radius, 1e-6)))

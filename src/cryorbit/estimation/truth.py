@@ -1,0 +1,138 @@
+"""The truth, or another program's opinion, brought to the rows of a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryorbit import conventions
+from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.errors import ParticleDataError
+from cryorbit.estimation.evaluation import Evaluation, evaluate
+from cryorbit.io.star import IMAGE_NAME, read_star, unquoted
+from cryorbit.particles import ParticleTable
+
+# The paper calls a particle an outlier if RELION's Z-score is larger than this in absolute value (section 3.2.1).
+PAPER_ZSCORE = 2.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the particles of a result; arrays of shape (n,) in its row order, or None.
+
+    Attributes
+    ----------
+    psi_deg, defocus_um
+        In-plane angle and mean defocus.
+    is_outlier
+        Whether the particle is junk.
+    kind
+        Kind of junk, "none" for true particles.
+    source
+        How messages and the page call it.
+    """
+
+    psi_deg: FloatArray | None
+    defocus_um: FloatArray | None
+    is_outlier: NDArray[np.bool_] | None
+    kind: NDArray[np.str_] | None
+    source: str
+
+
+def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = None) -> Truth:
+    """Read the truth for the rows of a result, matched by image name.
+
+    Parameters
+    ----------
+    path
+        STAR file with ``rlnAnglePsi`` and ``rlnDefocusU``. Outliers come from ``outlier_column`` (non-zero), else from
+        ``cryorbitTruthOutlier``, else from a ``truth.csv`` beside the file with a column ``outlier``, else from
+        ``|rlnParticleSelectZScore| > 2`` as in the paper.
+    result
+        The rows to match.
+
+    Raises
+    ------
+    ParticleDataError
+        If a row of the result has no counterpart, or the outlier column does not exist.
+    """
+    table = read_star(path, check_images=False)
+    rows = _matching_rows(table, result)
+    truth = table.take(rows)
+    psi = truth.psi_deg if conventions.PSI in truth else None
+    defocus = truth.defocus_A / ANGSTROM_PER_UM if truth.has_defocus else None
+    kind = unquoted(truth.frame[conventions.TRUTH_KIND]) if conventions.TRUTH_KIND in truth else None
+    return Truth(
+        psi_deg=psi,
+        defocus_um=defocus,
+        is_outlier=_outliers(path, table, rows, outlier_column),
+        kind=None if kind is None else kind.to_numpy(dtype=str),
+        source=path.name,
+    )
+
+
+def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.int64]:
+    """Row of the truth for each row of the result; names that repeat are taken in their order."""
+    keys = [_occurrences(unquoted(table.frame[IMAGE_NAME])) for table in (truth, result)]
+    rows = keys[0].get_indexer(keys[1])
+    same_length = len(truth) == len(result)
+    # The same set under another folder's name: the image numbers must then agree row by row.
+    if (rows < 0).any() and same_length and (truth.locations.slice_index == result.locations.slice_index).all():
+        return np.arange(len(result), dtype=np.int64)
+    if (rows < 0).any():
+        missing = int(np.flatnonzero(rows < 0)[0])
+        raise ParticleDataError(
+            f"{truth.name}: has no row for {result.frame[IMAGE_NAME].iloc[missing]} of {result.name} "
+            f"({int((rows < 0).sum())} of {len(result)} rows are missing); give the truth of the same particles."
+        )
+    return rows.astype(np.int64)
+
+
+def _occurrences(names: pd.Series) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([names.astype(str), names.groupby(names).cumcount()])
+
+
+def _outliers(
+    path: Path, table: ParticleTable, rows: NDArray[np.int64], column: str | None
+) -> NDArray[np.bool_] | None:
+    if column is not None:
+        if column not in table:
+            raise ParticleDataError(f"{path}: has no column _{column} to tell outliers by; check --outlier-column.")
+        return np.asarray(table.numbers(column)[rows] != 0)
+    if conventions.TRUTH_OUTLIER in table:
+        return np.asarray(table.numbers(conventions.TRUTH_OUTLIER)[rows] != 0)
+    beside = path.with_name("truth.csv")
+    if beside.is_file():
+        frame = pd.read_csv(beside)
+        if "outlier" in frame and len(frame) == len(table):
+            return np.asarray(frame["outlier"].to_numpy()[rows] != 0)
+    if conventions.SELECT_ZSCORE in table:
+        return np.asarray(np.abs(table.numbers(conventions.SELECT_ZSCORE)[rows]) > PAPER_ZSCORE)
+    return None
+
+
+def evaluate_tables(result: ParticleTable, truth: Truth, symmetry_order: int = 1) -> Evaluation:
+    """Compare the columns of a result with the truth; a column that the result lacks is left out."""
+
+    def numbers(column: str, scale: float = 1.0) -> FloatArray | None:
+        if column not in result:
+            return None
+        values = result.numbers(column) / scale
+        return values if np.isfinite(values).all() else None
+
+    score = numbers(conventions.OUTLIER_SCORE)
+    return evaluate(
+        psi_deg=numbers(conventions.PSI),
+        true_psi_deg=truth.psi_deg,
+        defocus_um=result.defocus_A / ANGSTROM_PER_UM if result.has_defocus else None,
+        true_defocus_um=truth.defocus_um,
+        psi_std_deg=numbers(conventions.PSI_STD),
+        defocus_std_um=numbers(conventions.DEFOCUS_STD, ANGSTROM_PER_UM),
+        outlier_score=score if score is not None else numbers(conventions.SELECT_ZSCORE),
+        is_outlier=truth.is_outlier,
+        symmetry_order=symmetry_order,
+    )

@@ -1,0 +1,238 @@
+"""Image stacks in MRC files: many files behind one index, few of them open at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import mrcfile
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cryorbit.errors import ParticleDataError
+from cryorbit.particles import ImageLocations
+
+HEADER_BYTES = 1024
+MAX_OPEN_FILES = 64
+MAX_NAMED = 10
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+
+
+@dataclass(frozen=True)
+class StackHeader:
+    """Shape and layout of one image stack.
+
+    Attributes
+    ----------
+    images, height, width
+        Number of images and their size in pixels.
+    dtype
+        Of one pixel, with its byte order.
+    data_offset
+        Byte at which the first image starts, behind header and extended header.
+    """
+
+    images: int
+    height: int
+    width: int
+    dtype: np.dtype
+    data_offset: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of one image in the file."""
+        return self.height * self.width * self.dtype.itemsize
+
+
+def read_stack_header(path: Path) -> StackHeader:
+    """Read and check the header of an MRC stack.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file is missing, is no MRC file, or holds fewer bytes than its header promises.
+    """
+    if not path.is_file():
+        raise ParticleDataError(f"{path} does not exist.")
+    if path.suffix.lower() in COMPRESSED:
+        raise ParticleDataError(f"{path} is compressed, which cannot be read in pieces: decompress it.")
+    size = path.stat().st_size
+    if size < HEADER_BYTES:
+        raise ParticleDataError(
+            f"{path} holds {size} bytes, less than the {HEADER_BYTES} of an MRC header: copy the file again."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
+                header = mrc.header
+                dtype = mrcfile.utils.data_dtype_from_header(header)
+                shape = (int(header.nz), int(header.ny), int(header.nx))
+                offset = HEADER_BYTES + int(header.nsymbt)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ParticleDataError(f"{path} is not an MRC file ({error}).") from error
+    if min(shape) < 1 or offset < HEADER_BYTES or dtype.kind == "c":
+        raise ParticleDataError(f"{path} is not an MRC image stack: its header gives {shape} pixels of {dtype}.")
+    found = StackHeader(*shape, dtype=dtype, data_offset=offset)
+    expected = offset + shape[0] * found.image_bytes
+    if size < expected:
+        raise ParticleDataError(
+            f"{path} is truncated: {size} bytes where its header promises {expected} ({shape[0]} images of "
+            f"{shape[2]} x {shape[1]} pixels): copy the file again."
+        )
+    return found
+
+
+def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.object_], table: str) -> list[str]:
+    """Say everything that is wrong with the stacks of a table, from their headers alone.
+
+    Parameters
+    ----------
+    locations
+        Where the images are.
+    names
+        The image names as the file has them, for the messages.
+    table
+        What messages call the table.
+    """
+    problems: list[str] = []
+    missing: list[Path] = []
+    headers: dict[int, StackHeader] = {}
+    for number, path in enumerate(locations.stacks):
+        if not path.is_file():
+            missing.append(path)
+            continue
+        try:
+            headers[number] = read_stack_header(path)
+        except ParticleDataError as error:
+            problems.extend(error.problems)
+    if missing:
+        shown = ", ".join(map(str, missing[:MAX_NAMED])) + (", ..." if len(missing) > MAX_NAMED else "")
+        problems.append(
+            f"{table}: {len(missing)} of {len(locations.stacks)} image stacks do not exist ({shown}); if the "
+            "project was moved, point --stack-root to the folder that the STAR file's paths start from."
+        )
+    count = np.full(len(locations.stacks), np.iinfo(np.int64).max)
+    for number, header in headers.items():
+        count[number] = header.images
+    beyond = np.flatnonzero(locations.slice_index >= count[locations.stack])
+    if len(beyond):
+        row = int(beyond[0])
+        stack = int(locations.stack[row])
+        problems.append(
+            f"{table}, particle {row + 1}: image {names[row]} does not exist; {locations.stacks[stack]} holds "
+            f"{count[stack]} images ({len(beyond)} such particles): the stack and the STAR file do not belong together."
+        )
+    sizes = {(header.width, header.height) for header in headers.values()}
+    if any(width != height for width, height in sizes):
+        problems.append(f"{table}: images are not square ({_sizes(sizes)}); expected square boxes: extract again.")
+    elif len(sizes) > 1:
+        problems.append(
+            f"{table}: box sizes differ ({_sizes(sizes)}); expected one: run cryorbit on each size by itself."
+        )
+    return problems
+
+
+def _sizes(sizes: set[tuple[int, int]]) -> str:
+    return ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+
+
+class ImageStack:
+    """Particle images spread over many files, read in any order as float32.
+
+    Parameters
+    ----------
+    locations
+        Where each image is.
+    max_open_files
+        Most files held open at once; a laptop allows a process 256 to 1,024 in all.
+
+    Raises
+    ------
+    ParticleDataError
+        If a stack is missing or damaged, or the boxes are not square and equal.
+    """
+
+    def __init__(self, locations: ImageLocations, max_open_files: int = MAX_OPEN_FILES) -> None:
+        self._locations = locations
+        self._max_open_files = max_open_files
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._headers: dict[int, StackHeader] = {}
+        sizes = {(self._header(int(s)).height, self._header(int(s)).width) for s in np.unique(locations.stack)}
+        if len(sizes) != 1 or (size := next(iter(sizes)))[0] != size[1]:
+            raise ParticleDataError(f"Expected square boxes of one size, found {_sizes(sizes)}.")
+        self._box_size = size[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._locations.stack)
+
+    @property
+    def box_size(self) -> int:
+        """Width of the square images in pixels."""
+        return self._box_size
+
+    @cached_property
+    def file_order(self) -> NDArray[np.int64]:
+        """Row numbers in the order in which the files hold their images, shape (n,)."""
+        return np.lexsort((self._locations.slice_index, self._locations.stack))
+
+    def _header(self, stack: int) -> StackHeader:
+        if stack not in self._headers:
+            self._headers[stack] = read_stack_header(self._locations.stacks[stack])
+        return self._headers[stack]
+
+    def _descriptor(self, stack: int) -> int:
+        if stack in self._open:
+            self._open.move_to_end(stack)
+            return self._open[stack]
+        while len(self._open) >= self._max_open_files:
+            os.close(self._open.popitem(last=False)[1])
+        try:
+            self._open[stack] = os.open(self._locations.stacks[stack], os.O_RDONLY)
+        except OSError as error:
+            raise ParticleDataError(f"{self._locations.stacks[stack]}: cannot be opened ({error.strerror}).") from error
+        return self._open[stack]
+
+    def _read_run(self, stack: int, first: int, count: int) -> NDArray[np.float32]:
+        header = self._header(stack)
+        wanted = count * header.image_bytes
+        data = os.pread(self._descriptor(stack), wanted, header.data_offset + first * header.image_bytes)
+        if len(data) != wanted:
+            raise ParticleDataError(f"{self._locations.stacks[stack]}: became shorter while it was read.")
+        shape = (count, header.height, header.width)
+        return np.frombuffer(data, dtype=header.dtype).reshape(shape).astype(np.float32)
+
+    def read(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Images of these rows in this order, shape (len(rows), box, box).
+
+        Neighbours in a file are fetched by one call, whatever the order asked for.
+        """
+        wanted = np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        images = np.empty((len(wanted), self.box_size, self.box_size), dtype=np.float32)
+        stack, index = self._locations.stack[wanted], self._locations.slice_index[wanted]
+        order = np.lexsort((index, stack))
+        breaks = (np.diff(stack[order]) != 0) | (np.diff(index[order]) != 1)
+        for run in np.split(order, np.flatnonzero(breaks) + 1):
+            if len(run):
+                images[run] = self._read_run(int(stack[run[0]]), int(index[run[0]]), len(run))
+        return images
+
+    def close(self) -> None:
+        """Close the files that are open; a later read opens them again."""
+        while self._open:
+            os.close(self._open.popitem()[1])

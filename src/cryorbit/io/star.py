@@ -1,0 +1,398 @@
+"""RELION STAR files, 3.0 to 5: read without losing a value, written back with columns added or replaced.
+
+gemmi parses; values stay text, so that what cryorbit does not change comes out byte for byte. Comments are not
+part of what gemmi keeps, so RELION's ``# version`` lines are found and written again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from gemmi import cif
+
+from cryorbit import conventions
+from cryorbit.conventions import FloatArray
+from cryorbit.errors import ParticleDataError
+from cryorbit.io.mrc import check_stacks
+from cryorbit.io.runs import atomic_path
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTable, Source, as_text
+
+IMAGE_NAME = "rlnImageName"
+OPTICS_GROUP = "rlnOpticsGroup"
+VERSION_31 = 30001
+HIGHEST_VOLTAGE_KV = 2000.0
+MAX_NAMED = 10
+
+_VERSION_LINE = re.compile(rb"^#[ \t]*version[ \t]+(\d+)[ \t\r]*\n(?:[ \t\r]*\n|#[^\n]*\n)*data_(\S*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class StarDocument:
+    """A parsed STAR file, and where in it the particles are."""
+
+    document: cif.Document
+    particles_block: int
+    versions: Mapping[str, int]
+
+
+def _read_document(path: Path) -> StarDocument:
+    if not path.exists():
+        raise ParticleDataError(f"{path} does not exist: give the path of a RELION STAR file with particles.")
+    if path.is_dir():
+        raise ParticleDataError(f"{path} is a folder: give the STAR file inside it.")
+    try:
+        document = cif.read(str(path))
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = str(error).removeprefix(f"{path}:").strip()
+        raise ParticleDataError(
+            f"{path}: is not a readable STAR file ({reason}); expected blocks that start with 'data_'."
+        ) from error
+    for index, block in enumerate(document):
+        column = block.find_loop(f"_{IMAGE_NAME}")
+        if column.tag:
+            if len(column) == 0:
+                raise ParticleDataError(f"{path}: the particle table is empty; expected at least one row.")
+            return StarDocument(document, index, _version_comments(path))
+    found = ", ".join(f"data_{block.name.strip()}" for block in document) or "no block"
+    raise ParticleDataError(
+        f"{path}: holds no particles ({found}, none with a table that has _{IMAGE_NAME}); "
+        "give the STAR file of a particle extraction, selection or refinement."
+    )
+
+
+def _version_comments(path: Path) -> dict[str, int]:
+    """Version line in front of each block, by the block's name."""
+    if path.stat().st_size == 0:
+        return {}
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return {match[2].decode(errors="replace"): int(match[1]) for match in _VERSION_LINE.finditer(text)}
+
+
+def _loop_frame(block: cif.Block, tag: str) -> pd.DataFrame:
+    """The loop that holds ``tag`` as text columns, one at a time so that few Python strings live at once."""
+    columns = {}
+    for name in block.find_loop(tag).get_loop().tags:
+        columns[name.removeprefix("_")] = pd.Series(list(block.find_loop(name)), dtype=TEXT_DTYPE)
+    return pd.DataFrame(columns)
+
+
+def unquoted(values: pd.Series) -> pd.Series:
+    """Text without STAR's quotation marks."""
+    return values.map(cif.as_string) if values.str.startswith(("'", '"')).any() else values
+
+
+def _optics_frame(star: StarDocument) -> pd.DataFrame | None:
+    for block in star.document:
+        if block.name == "optics":
+            if block.find_loop(f"_{OPTICS_GROUP}").tag:
+                return _loop_frame(block, f"_{OPTICS_GROUP}")
+            pairs = {tag[1:]: [value] for tag, value in _pairs(block)}
+            return pd.DataFrame(pairs, dtype=TEXT_DTYPE) if f"{OPTICS_GROUP}" in pairs else None
+    return None
+
+
+def _pairs(block: cif.Block) -> Iterator[tuple[str, str]]:
+    """Tags and values of a block that stand outside loops."""
+    for item in block:
+        if item.pair is not None:
+            tag, value = cast("list[str]", item.pair)
+            yield tag, value
+
+
+class _Columns:
+    """Numbers of the particle rows, from their own columns or through their optics group."""
+
+    def __init__(self, path: Path, frame: pd.DataFrame, optics: pd.DataFrame | None) -> None:
+        self.path = path
+        self.frame = frame
+        self.optics = optics
+        self.problems: list[str] = []
+        self.group_row = self._group_rows()
+
+    def _group_rows(self) -> np.ndarray | None:
+        if self.optics is None:
+            return None
+        if OPTICS_GROUP not in self.frame:
+            if len(self.optics) == 1:
+                return np.zeros(len(self.frame), dtype=np.int64)
+            self.problems.append(
+                f"{self.path}: has {len(self.optics)} optics groups but its particles have no column _{OPTICS_GROUP}."
+            )
+            return None
+        known = {group: row for row, group in enumerate(self.optics[OPTICS_GROUP])}
+        rows = self.frame[OPTICS_GROUP].map(known)
+        if rows.isna().any():
+            particle = int(np.flatnonzero(rows.isna())[0])
+            self.problems.append(
+                f"{self.path}, particle {particle + 1}: optics group {self.frame[OPTICS_GROUP].iloc[particle]} is "
+                f"not in data_optics, which has {', '.join(known)} ({int(rows.isna().sum())} particles in all)."
+            )
+            return None
+        return rows.to_numpy(dtype=np.int64)
+
+    def numbers(self, *names: str) -> FloatArray | None:
+        """The first of these columns that exists, per particle; None where there is none."""
+        for name in names:
+            if name in self.frame:
+                return self._parsed(self.frame[name], name, "particle")
+            if self.optics is not None and self.group_row is not None and name in self.optics:
+                return np.asarray(self._parsed(self.optics[name], name, "optics group")[self.group_row])
+        return None
+
+    def _parsed(self, values: pd.Series, name: str, kind: str) -> FloatArray:
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(~np.isfinite(numbers))
+        if len(wrong):
+            self.problems.append(
+                f"{self.path}, {kind} {wrong[0] + 1}: _{name} is {values.iloc[wrong[0]]!r}, expected a number "
+                f"({len(wrong)} such values)."
+            )
+        return numbers
+
+
+def _pixel_size_A(columns: _Columns) -> FloatArray:
+    """Pixel size of every particle image, from whichever way this RELION version says it."""
+    pixel_size = columns.numbers("rlnImagePixelSize", "rlnPixelSize")
+    if pixel_size is None:
+        detector, magnification = columns.numbers("rlnDetectorPixelSize"), columns.numbers("rlnMagnification")
+        if detector is not None and magnification is not None and (magnification > 0).all():
+            pixel_size = conventions.pixel_size_from_magnification_A(detector, magnification)
+    if pixel_size is None:
+        if columns.group_row is not None or columns.optics is None:
+            columns.problems.append(
+                f"{columns.path}: gives no pixel size; expected _rlnImagePixelSize in data_optics, or "
+                "_rlnDetectorPixelSize and _rlnMagnification of the particles."
+            )
+        return np.full(len(columns.frame), np.nan)
+    if (pixel_size <= 0).any():
+        row = int(np.flatnonzero(pixel_size <= 0)[0])
+        columns.problems.append(
+            f"{columns.path}, particle {row + 1}: the pixel size is {pixel_size[row]:g} A; expected a positive "
+            "number of Angstrom: correct _rlnImagePixelSize."
+        )
+    return pixel_size
+
+
+def _imaging(columns: _Columns) -> Imaging:
+    absent = np.full(len(columns.frame), np.nan)
+
+    def or_absent(values: FloatArray | None) -> FloatArray:
+        return absent if values is None else values
+
+    voltage = or_absent(columns.numbers("rlnVoltage"))
+    if (voltage > HIGHEST_VOLTAGE_KV).any():
+        columns.problems.append(
+            f"{columns.path}: _rlnVoltage is {np.nanmax(voltage):g}; expected kV, such as 300, not V."
+        )
+    for name in (conventions.DEFOCUS_U, conventions.DEFOCUS_V):
+        defocus = columns.numbers(name)
+        if defocus is not None and (defocus <= 0).any():
+            row = int(np.flatnonzero(defocus <= 0)[0])
+            columns.problems.append(
+                f"{columns.path}, particle {row + 1}: _{name} is {defocus[row]:g} A; expected underfocus as a "
+                f"positive number ({int((defocus <= 0).sum())} such particles): correct or remove them."
+            )
+    return Imaging(
+        pixel_size_A=_pixel_size_A(columns),
+        voltage_kV=voltage,
+        cs_mm=or_absent(columns.numbers("rlnSphericalAberration")),
+        amplitude_contrast=or_absent(columns.numbers("rlnAmplitudeContrast")),
+    )
+
+
+def _find_stack(name: str, star_path: Path, stack_root: Path | None) -> Path:
+    """Where a stack's path leads; the most likely place where it is nowhere."""
+    given = Path(name)
+    if given.is_absolute() and stack_root is None:
+        return given
+    relative = Path(*given.parts[1:]) if given.is_absolute() else given
+    home = star_path.resolve().parent
+    roots = [stack_root] if stack_root is not None else [Path.cwd(), home, *home.parents]
+    for root in roots:
+        if (root / relative).exists():
+            return root / relative
+    return roots[0] / relative if stack_root is not None else home / relative
+
+
+def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]) -> ImageLocations:
+    names = unquoted(frame[IMAGE_NAME])
+    parts = names.str.split("@", n=1, expand=True)
+    if parts.shape[1] == 1:
+        index, stack_names = pd.Series("1", index=parts.index), parts[0]
+    else:
+        plain = parts[1].isna()
+        index, stack_names = parts[0].where(~plain, "1"), parts[1].where(~plain, parts[0])
+    numbers = pd.to_numeric(index, errors="coerce")
+    wrong = np.flatnonzero(numbers.isna() | (numbers < 1))
+    if len(wrong):
+        problems.append(
+            f"{path}, particle {wrong[0] + 1}: _{IMAGE_NAME} is {names.iloc[wrong[0]]!r}; expected 'number@stack' "
+            f"with numbers from 1 on ({len(wrong)} such values)."
+        )
+        numbers = numbers.fillna(1).clip(lower=1)
+    codes, unique = pd.factorize(stack_names)
+    stacks = tuple(_find_stack(str(name), path, stack_root) for name in unique)
+    return ImageLocations(stacks, codes.astype(np.int64), numbers.to_numpy(dtype=np.int64) - 1)
+
+
+def read_star(path: Path, stack_root: Path | None = None, check_images: bool = True) -> ParticleTable:
+    """Read a particle STAR file, checking every row and, unless told otherwise, every stack's header.
+
+    Raises
+    ------
+    ParticleDataError
+        With every problem found, one sentence each.
+    """
+    table, problems = examine_star(path, stack_root, check_images)
+    if problems:
+        raise ParticleDataError(problems)
+    return table
+
+
+def examine_star(
+    path: Path, stack_root: Path | None = None, check_images: bool = True
+) -> tuple[ParticleTable, list[str]]:
+    """Read a particle STAR file and list what is wrong with its values and its stacks.
+
+    Returns
+    -------
+    table
+        The rows as far as they can be understood.
+    problems
+        One sentence each; empty for a sound file.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file holds no table of particles at all.
+    """
+    star = _read_document(path)
+    frame = _loop_frame(star.document[star.particles_block], f"_{IMAGE_NAME}")
+    optics = _optics_frame(star)
+    columns = _Columns(path, frame, optics)
+    imaging = _imaging(columns)
+    problems = columns.problems
+    locations = _locations(path, frame, stack_root, problems)
+    names = frame[IMAGE_NAME].to_numpy()
+    if check_images:
+        problems.extend(check_stacks(locations, names, str(path)))
+    table = ParticleTable(
+        frame=frame,
+        ids=np.arange(len(frame), dtype=np.int64),
+        imaging=imaging,
+        locations=locations,
+        source=Source(
+            path,
+            "star-3.0" if optics is None else "star-3.1",
+            str(stack_root.resolve()) if stack_root is not None else None,
+            star,
+        ),
+    )
+    return table, problems
+
+
+def remarks(table: ParticleTable) -> list[str]:
+    """What is unusual about a file, though it can be worked with."""
+    found = []
+    path = table.source.path
+    if path is not None and b"\r\n" in _head(path):
+        found.append(f"{path}: has Windows line ends, which RELION refuses; files that cryorbit writes have none.")
+    duplicated = table.frame[IMAGE_NAME].duplicated()
+    if duplicated.any():
+        row = int(np.flatnonzero(duplicated)[0])
+        found.append(
+            f"{path}, particle {row + 1}: {table.frame[IMAGE_NAME].iloc[row]} stands in the file before "
+            f"({int(duplicated.sum())} rows repeat an image)."
+        )
+    if not table.has_defocus:
+        found.append(f"{path}: gives no defocus (_rlnDefocusU); it is estimated blind.")
+    if np.isnan(table.imaging.voltage_kV).any():
+        found.append(f"{path}: gives no acceleration voltage (_rlnVoltage).")
+    return found
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(65536)
+
+
+def _quoted(values: list[str]) -> list[str]:
+    return [cif.quote(value) if value == "" or any(c.isspace() for c in value) else value for value in values]
+
+
+def _loop_lines(frame: pd.DataFrame) -> Iterator[str]:
+    """Header and rows of a loop; RELION ends a loop at the first blank line, so there is none inside."""
+    yield "loop_"
+    for number, name in enumerate(frame.columns, start=1):
+        yield f"_{name} #{number}"
+    columns = [frame[name].tolist() for name in frame.columns]
+    for row in zip(*columns, strict=True):
+        yield " ".join(row)
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    with atomic_path(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as handle:
+        for line in lines:
+            handle.write(line)
+            handle.write("\n")
+
+
+def write_star(path: Path, blocks: Mapping[str, pd.DataFrame]) -> None:
+    """Write tables as the blocks of a RELION 3.1 STAR file.
+
+    Parameters
+    ----------
+    path
+        Written beside and moved into place.
+    blocks
+        Table of each block by name; columns without the leading underscore, floats written with six decimals.
+    """
+
+    def lines() -> Iterator[str]:
+        for name, frame in blocks.items():
+            yield from ("", f"# version {VERSION_31}", "", f"data_{name}", "")
+            text = {column: _quoted(as_text(frame[column].to_numpy())) for column in frame.columns}
+            yield from _loop_lines(pd.DataFrame(text))
+            yield ""
+
+    _write_lines(path, lines())
+
+
+def write_particles(path: Path, table: ParticleTable) -> None:
+    """Write a table in the form of the file it came from: other blocks, order and untouched values as they were.
+
+    Raises
+    ------
+    ParticleDataError
+        If the table did not come from a STAR file.
+    """
+    star = table.source.document
+    if not isinstance(star, StarDocument):
+        raise ParticleDataError(f"{table.name} was not read from a STAR file and cannot be written as one.")
+
+    def lines() -> Iterator[str]:
+        for index, block in enumerate(star.document):
+            name = block.name.strip()
+            version = star.versions.get(name)
+            yield ""
+            if version is not None:
+                yield from (f"# version {version}", "")
+            yield from (f"data_{name}", "")
+            for item in block:
+                if item.pair is not None:
+                    yield " ".join(cast("list[str]", item.pair))
+                elif item.loop is not None:
+                    tag = item.loop.tags[0]
+                    ours = index == star.particles_block and f"_{IMAGE_NAME}" in item.loop.tags
+                    yield from _loop_lines(table.frame if ours else _loop_frame(block, tag))
+                    yield ""
+            yield ""
+
+    _write_lines(path, lines())

@@ -1,0 +1,1 @@
+"""The latent space: embedding, principal axes, the orbits of the group of in-plane turns."""

@@ -1,0 +1,111 @@
+"""Embedding: every particle image, and turned copies of it, as points of the latent space; streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorbit.io.runs import atomic_path
+from cryorbit.model.vaegan import Autoencoder
+from cryorbit.preprocessing.dataset import ParticleCache
+from cryorbit.preprocessing.resample import rotate
+
+BATCH = 256
+# Windings of the orbit around the latent plane up to N_TURNS / 2 - 1 can be told apart.
+N_TURNS = 12
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Latent posterior of every particle and of its copies turned by equal steps.
+
+    Attributes
+    ----------
+    mean, log_variance
+        Of the image as it is, shape (n, latent).
+    orbit
+        Posterior mean of the image turned by ``k * 360 / turns`` degrees, shape (n, turns, latent); turn 0 is the
+        image itself.
+    orbit_log_variance
+        Mean over the turns, shape (n, latent).
+    """
+
+    mean: np.ndarray
+    log_variance: np.ndarray
+    orbit: np.ndarray
+    orbit_log_variance: np.ndarray
+
+    @property
+    def turns_deg(self) -> np.ndarray:
+        """Angles of the turned copies, shape (turns,)."""
+        turns = self.orbit.shape[1]
+        return np.asarray(np.arange(turns) * (360.0 / turns))
+
+
+@torch.no_grad()
+def embed_batch(
+    autoencoder: Autoencoder, images: Float[Tensor, "batch h w"], n_turns: int
+) -> tuple[Float[Tensor, "batch turns latent"], Float[Tensor, "batch turns latent"]]:
+    """Posterior mean and log-variance of each image under ``n_turns`` equal in-plane turns."""
+    means, log_variances = [], []
+    for turn in range(n_turns):
+        psi = torch.full((len(images),), turn * 360.0 / n_turns, device=images.device)
+        posterior = autoencoder.encode(rotate(images, psi) if turn else images)
+        means.append(posterior.mean)
+        log_variances.append(posterior.log_variance)
+    return torch.stack(means, dim=1), torch.stack(log_variances, dim=1)
+
+
+def embed(
+    autoencoder: Autoencoder,
+    cache: ParticleCache,
+    n_turns: int = N_TURNS,
+    progress: Progress | None = None,
+) -> Embedding:
+    """Embed all particles, a batch at a time.
+
+    Parameters
+    ----------
+    autoencoder
+        Trained, in evaluation mode.
+    cache
+        Standardised particle images.
+    n_turns
+        Copies per image, the image itself among them.
+    progress
+        Called with the number of images done and of all.
+    """
+    n, latent = len(cache), autoencoder.latent_dim
+    mean, log_variance, orbit_log_variance = (np.empty((n, latent), dtype=np.float32) for _ in range(3))
+    orbit = np.empty((n, n_turns, latent), dtype=np.float32)
+    done = 0
+    for images in cache.batches(BATCH):
+        here = slice(done, done + len(images))
+        means, log_variances = embed_batch(autoencoder, images, n_turns)
+        orbit[here] = means.numpy()
+        mean[here], log_variance[here] = means[:, 0].numpy(), log_variances[:, 0].numpy()
+        orbit_log_variance[here] = log_variances.mean(dim=1).numpy()
+        done += len(images)
+        if progress is not None:
+            progress(done, n)
+    return Embedding(mean, log_variance, orbit, orbit_log_variance)
+
+
+def save_embedding(path: Path, embedding: Embedding) -> None:
+    """Write an embedding as an uncompressed ``.npz`` file."""
+    with atomic_path(path) as beside, beside.open("wb") as handle:
+        np.savez(handle, **asdict(embedding))
+
+
+def load_embedding(path: Path) -> Embedding:
+    """Read what :func:`save_embedding` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Embedding(**{name: arrays[name] for name in arrays.files})

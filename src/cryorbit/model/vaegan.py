@@ -1,0 +1,144 @@
+"""The VAE-GAN: an autoencoder and a discriminator, and the likelihood that ties them to the images."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cryorbit.config import ModelConfig
+from cryorbit.model.decoder import Decoder, Reconstruction
+from cryorbit.model.discriminator import Discriminator
+from cryorbit.model.encoder import Encoder, LatentPosterior
+from cryorbit.model.losses import bernoulli_reconstruction, gaussian_reconstruction
+from cryorbit.preprocessing.normalise import disc_mask, scale_to_unit_range
+
+Likelihood = Literal["bernoulli", "gaussian"]
+
+NOISE_VARIANCE_FLOOR = 0.01
+NOISE_VARIANCE_MOMENTUM = 0.02
+# A posterior that starts narrow lets the first epochs learn images rather than noise.
+INITIAL_LOG_VARIANCE = -3.0
+
+
+class AutoencoderOutput(NamedTuple):
+    """One pass through encoder and decoder.
+
+    Attributes
+    ----------
+    target
+        The images as the network sees them.
+    posterior
+        Latent posterior of each image.
+    latent
+        Sample of the posterior, shape (batch, latent).
+    drawn
+        Reconstruction from the sample.
+    """
+
+    target: Float[Tensor, "batch 1 h w"]
+    posterior: LatentPosterior
+    latent: Float[Tensor, "batch latent"]
+    drawn: Reconstruction
+
+
+class Autoencoder(nn.Module):
+    """Encoder, decoder and likelihood.
+
+    Parameters
+    ----------
+    box_size
+        Width of the square images in pixels.
+    config
+        Architecture and likelihood.
+    """
+
+    mask: Tensor
+    noise_variance: Tensor
+
+    def __init__(self, box_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.likelihood: Likelihood = config.likelihood
+        self.latent_dim = config.latent_dim
+        shape = (box_size, config.latent_dim, config.base_width, config.n_blocks)
+        self.encoder = Encoder(*shape)
+        self.decoder = Decoder(*shape, scale_head=config.scale_head)
+        # Corners leave the box when an image turns, so the Gaussian likelihood looks at the inscribed disc only.
+        self.register_buffer("mask", disc_mask(box_size, 0.5 * box_size - 1.0, soft_px=2.0))
+        self.register_buffer("noise_variance", torch.ones(()))
+
+    def target(self, images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch 1 h w"]:
+        """Standardised images as the network sees them: scaled to [0, 1], or inside the disc."""
+        if self.likelihood == "bernoulli":
+            return scale_to_unit_range(images).unsqueeze(1)
+        return (images * self.mask).unsqueeze(1)
+
+    def forward(self, images: Float[Tensor, "batch h w"], sample: bool = True) -> AutoencoderOutput:
+        """Encode, sample the posterior (or take its mean) and decode."""
+        target = self.target(images)
+        posterior = self.encoder(target)
+        latent = posterior.mean
+        if sample:
+            latent = latent + torch.randn_like(latent) * torch.exp(0.5 * posterior.log_variance)
+        return AutoencoderOutput(target, posterior, latent, self.decoder(latent))
+
+    def encode(self, images: Float[Tensor, "batch h w"]) -> LatentPosterior:
+        """Latent posterior of standardised images."""
+        posterior: LatentPosterior = self.encoder(self.target(images))
+        return posterior
+
+    def sample_prior(self, n_images: int) -> Float[Tensor, "batch 1 h w"]:
+        """Images as the model would generate them, from latent points of the prior N(0, I)."""
+        latent = torch.randn(n_images, self.latent_dim, device=self.mask.device)
+        return self.simulated_images(self.decoder(latent))
+
+    def expected_images(self, drawn: Reconstruction) -> Float[Tensor, "batch 1 h w"]:
+        """Noise-free images that the decoder means."""
+        return torch.sigmoid(drawn.logits) if self.likelihood == "bernoulli" else drawn.logits * self.mask
+
+    def simulated_images(self, drawn: Reconstruction) -> Float[Tensor, "batch 1 h w"]:
+        """Images as the likelihood would generate them, for the discriminator.
+
+        Under the Gaussian likelihood this adds the fitted noise (equation 5): without it the noise alone
+        would tell real from drawn, and the game would be lost from the start.
+        """
+        images = self.expected_images(drawn)
+        if self.likelihood == "bernoulli":
+            return images
+        return images + self.noise_variance.sqrt() * self.mask * torch.randn_like(images)
+
+    def reconstruction_loss(self, output: AutoencoderOutput) -> Float[Tensor, ""]:
+        """Negative log-likelihood of the images, summed over pixels, averaged over images."""
+        if self.likelihood == "bernoulli":
+            return bernoulli_reconstruction(output.target, output.drawn)
+        return gaussian_reconstruction(output.target, output.drawn, self.mask, self.noise_variance)
+
+    @torch.no_grad()
+    def update_noise_variance(self, output: AutoencoderOutput) -> None:
+        """Move the fitted noise variance a little towards this batch's mean squared residual."""
+        if self.likelihood == "bernoulli":
+            return
+        residual = (output.target - output.drawn.logits).float() * torch.exp(-output.drawn.log_scale.float())
+        variance = (self.mask * residual.square()).sum() / (self.mask.sum() * len(residual))
+        self.noise_variance.lerp_(variance.clamp(min=NOISE_VARIANCE_FLOOR), NOISE_VARIANCE_MOMENTUM)
+
+
+def build_networks(box_size: int, config: ModelConfig) -> tuple[Autoencoder, Discriminator]:
+    """Autoencoder and discriminator with the standard start of each layer.
+
+    Returns
+    -------
+    autoencoder, discriminator
+        Weights of convolutions and linear layers Xavier-normal, biases zero (Glorot & Bengio 2010).
+    """
+    autoencoder = Autoencoder(box_size, config)
+    discriminator = Discriminator(box_size, config.discriminator_width, config.discriminator_blocks)
+    for module in (*autoencoder.modules(), *discriminator.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.constant_(autoencoder.encoder.log_variance.bias, INITIAL_LOG_VARIANCE)
+    return autoencoder, discriminator

@@ -1,0 +1,225 @@
+"""The cache: every particle image once, cropped and standardised, in sequential float16 shards.
+
+Training reads images in random order, over and over. On thousands of stacks each read would be a seek; on a
+cache of a few files it is a memory map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryorbit.config import PreprocessingConfig
+from cryorbit.errors import ParticleDataError
+from cryorbit.io.mrc import ImageStack
+from cryorbit.io.runs import atomic_path, write_text
+from cryorbit.preprocessing.normalise import (
+    Contrast,
+    IntensityScale,
+    choose_scale,
+    detect_contrast,
+    intensity_statistics,
+    standardise,
+)
+from cryorbit.preprocessing.resample import cropped_pixel_size_A, fourier_crop
+
+DEFAULT_DIAMETER_FRACTION = 0.75
+STATISTICS_SAMPLE = 1000
+READ_BATCH = 256
+INDEX = "cache.json"
+MAX_NAMED = 10
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What was done to the images on their way into the cache.
+
+    Attributes
+    ----------
+    images, box_size, pixel_size_A
+        Number of images, their width in pixels and their pixel size after cropping.
+    original_box_size, original_pixel_size_A
+        The same before.
+    particle_radius_px
+        Radius outside which the background was measured, in pixels of the cache.
+    inverted
+        Whether dark particles were turned white.
+    contrast_significance
+        Of the detected sign, in standard errors.
+    noise_free
+        Whether the set was taken to have no noise, and one scale for all.
+    shard_images
+        Images in one shard, the last apart.
+    """
+
+    images: int
+    box_size: int
+    pixel_size_A: float
+    original_box_size: int
+    original_pixel_size_A: float
+    particle_radius_px: float
+    inverted: bool
+    contrast_significance: float
+    noise_free: bool
+    shard_images: int
+
+
+class ParticleCache:
+    """Standardised images in memory-mapped shards, by row of the particle table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.info = CacheInfo(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
+        self._shards = [np.load(path, mmap_mode="r") for path in _shard_paths(folder, self.info)]
+
+    def __len__(self) -> int:
+        return self.info.images
+
+    @property
+    def box_size(self) -> int:
+        """Width of the images in pixels."""
+        return self.info.box_size
+
+    def read(self, rows: NDArray[np.int64]) -> Float[Tensor, "batch h w"]:
+        """Images of these rows, in this order, as float32."""
+        images = np.empty((len(rows), self.box_size, self.box_size), dtype=np.float32)
+        shard, within = np.divmod(np.asarray(rows, dtype=np.int64), self.info.shard_images)
+        for number in np.unique(shard):
+            here = shard == number
+            images[here] = self._shards[number][within[here]]
+        return torch.from_numpy(images)
+
+    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "batch h w"]]:
+        """All images in row order."""
+        for start in range(0, len(self), batch_size):
+            yield self.read(np.arange(start, min(start + batch_size, len(self)), dtype=np.int64))
+
+
+def _shard_paths(folder: Path, info: CacheInfo) -> list[Path]:
+    count = -(-info.images // info.shard_images)
+    return [folder / f"shard_{number:05d}.npy" for number in range(count)]
+
+
+def cache_is_complete(folder: Path) -> bool:
+    """Whether an earlier run left a whole cache: its index is written last."""
+    return (folder / INDEX).is_file()
+
+
+def build_cache(
+    stack: ImageStack,
+    pixel_size_A: float,
+    folder: Path,
+    config: PreprocessingConfig,
+    names: NDArray[np.object_],
+    multiple: int = 1,
+    progress: Progress | None = None,
+) -> ParticleCache:
+    """Read every image once, crop, standardise and store it.
+
+    Parameters
+    ----------
+    stack
+        The particle images.
+    pixel_size_A
+        Their pixel size in Angstrom.
+    folder
+        Where the shards go.
+    config
+        Box size, particle diameter, contrast, shard size.
+    names
+        Image names, for messages.
+    multiple
+        The cached box is a multiple of this, so that the network can halve it.
+    progress
+        Called with the number of images done and the number of all.
+
+    Raises
+    ------
+    ParticleDataError
+        If an image has NaN or infinite pixels, or is constant.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    box_size = network_box_size(stack.box_size, config.box_size, multiple)
+    new_pixel_size = cropped_pixel_size_A(pixel_size_A, stack.box_size, box_size)
+    diameter = config.particle_diameter_A or DEFAULT_DIAMETER_FRACTION * box_size * new_pixel_size
+    radius = min(0.5 * diameter / new_pixel_size, 0.5 * box_size - 1.0)
+    contrast, scale = _survey(stack, box_size, radius, config.invert, names)
+    info = CacheInfo(
+        images=len(stack), box_size=box_size, pixel_size_A=new_pixel_size,
+        original_box_size=stack.box_size, original_pixel_size_A=pixel_size_A, particle_radius_px=radius,
+        inverted=scale.sign < 0, contrast_significance=contrast.significance, noise_free=scale.noise_free,
+        shard_images=config.shard_images,
+    )  # fmt: skip
+    done = 0
+    for number, path in enumerate(_shard_paths(folder, info)):
+        rows = np.arange(number * info.shard_images, min((number + 1) * info.shard_images, info.images))
+        shard = np.empty((len(rows), box_size, box_size), dtype=np.float16)
+        for start in range(0, len(rows), READ_BATCH):
+            part = slice(start, start + READ_BATCH)
+            images = _read_checked(stack, rows[part], names)
+            shard[part] = standardise(fourier_crop(images, box_size), radius, scale).numpy()
+            done += len(images)
+            if progress is not None:
+                progress(done, info.images)
+        with atomic_path(path) as beside, beside.open("wb") as handle:
+            np.save(handle, shard)
+    write_text(folder / INDEX, json.dumps(asdict(info), indent=2) + "\n")
+    return ParticleCache(folder)
+
+
+def network_box_size(box_size: int, largest: int, multiple: int) -> int:
+    """Largest multiple of ``multiple`` within both the images' box and the configured one.
+
+    Raises
+    ------
+    ParticleDataError
+        If the images are smaller than that.
+    """
+    fitting = min(box_size, largest) // multiple * multiple
+    if fitting == 0:
+        raise ParticleDataError(
+            f"The particle images are {box_size} pixels wide, less than the {multiple} that the network needs: "
+            "extract them with a larger box, or lower model.n_blocks."
+        )
+    return fitting
+
+
+def _survey(
+    stack: ImageStack, box_size: int, radius: float, invert: bool | None, names: NDArray[np.object_]
+) -> tuple[Contrast, IntensityScale]:
+    """Contrast and scale of the set from a sample spread evenly over it."""
+    rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), STATISTICS_SAMPLE)).astype(np.int64))
+    sample = torch.cat(
+        [
+            fourier_crop(_read_checked(stack, rows[start : start + READ_BATCH], names), box_size)
+            for start in range(0, len(rows), READ_BATCH)
+        ]
+    )
+    statistics = intensity_statistics(sample, radius)
+    contrast = detect_contrast(statistics)
+    return contrast, choose_scale(statistics, contrast.dark_particles if invert is None else invert)
+
+
+def _read_checked(stack: ImageStack, rows: NDArray[np.int64], names: NDArray[np.object_]) -> Float[Tensor, "b h w"]:
+    images = stack.read(rows)
+    flat = images.reshape(len(images), -1)
+    not_finite = ~np.isfinite(flat).all(axis=1)
+    constant = flat.min(axis=1) == flat.max(axis=1)
+    for wrong, what in ((not_finite, "have NaN or infinite pixels"), (constant, "are constant")):
+        if wrong.any():
+            shown = ", ".join(f"{names[row]} (particle {row + 1})" for row in rows[wrong][:MAX_NAMED])
+            raise ParticleDataError(
+                f"{int(wrong.sum())} images {what}, for instance {shown}; expected real particles: extract them "
+                "again or remove these rows."
+            )
+    return torch.from_numpy(images)

@@ -1,0 +1,152 @@
+"""Intensities: background outside the particle, contrast, and the scales that the likelihoods expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Signal this much stronger than the background, and the background is ringing, not noise.
+NOISE_FREE_CONTRAST = 4.0
+# Standard errors of the mean contrast above which its sign is taken as known.
+CONTRAST_SIGNIFICANCE = 3.0
+
+
+def radius_px(box_size: int) -> Float[Tensor, "n n"]:
+    """Distance of every pixel from pixel ``(n // 2, n // 2)``."""
+    offset = torch.arange(box_size, dtype=torch.float32) - box_size // 2
+    return torch.hypot(offset[:, None], offset[None, :])
+
+
+@lru_cache(maxsize=16)
+def _disc_mask(box_size: int, radius: float, soft_px: float) -> Tensor:
+    distance = radius_px(box_size) - radius
+    return (0.5 - distance / soft_px).clamp(0.0, 1.0) if soft_px > 0 else (distance <= 0).float()
+
+
+def disc_mask(box_size: int, radius: float, soft_px: float = 0.0) -> Float[Tensor, "n n"]:
+    """One inside the centred disc of ``radius`` pixels, zero outside, with a linear edge ``soft_px`` wide."""
+    return _disc_mask(box_size, radius, soft_px).clone()
+
+
+def scale_to_unit_range(images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
+    """Each image scaled so that its darkest pixel is 0 and its brightest 1; a constant image becomes 0."""
+    low = images.amin(dim=(1, 2), keepdim=True)
+    high = images.amax(dim=(1, 2), keepdim=True)
+    return (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class IntensityStatistics:
+    """Per-image statistics inside and outside the particle's disc, from which the normalisation follows.
+
+    Attributes
+    ----------
+    background_mean, background_std
+        Outside the disc, shape (n,).
+    disc_mean, disc_std
+        Inside the disc, shape (n,); the mean is taken in its inner half, where the particle is.
+    """
+
+    background_mean: np.ndarray
+    background_std: np.ndarray
+    disc_mean: np.ndarray
+    disc_std: np.ndarray
+
+
+def intensity_statistics(images: Float[Tensor, "batch h w"], particle_radius_px: float) -> IntensityStatistics:
+    """Measure mean and standard deviation of each image inside and outside the particle's disc."""
+    box_size = images.shape[-1]
+    disc = disc_mask(box_size, particle_radius_px) > 0
+    core = disc_mask(box_size, 0.5 * particle_radius_px) > 0
+    pixels = images.flatten(1).double()
+    outside, inside = pixels[:, ~disc.flatten()], pixels[:, disc.flatten()]
+    return IntensityStatistics(
+        background_mean=outside.mean(dim=1).numpy(),
+        background_std=outside.std(dim=1).numpy(),
+        disc_mean=pixels[:, core.flatten()].mean(dim=1).numpy(),
+        disc_std=inside.std(dim=1).numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether the particles are brighter than their background.
+
+    Attributes
+    ----------
+    dark_particles
+        True if the particles are darker than the background, so that the images must change sign.
+    significance
+        Mean contrast over its standard error; below 3 the sign is a guess.
+    """
+
+    dark_particles: bool
+    significance: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the sign is more than a guess."""
+        return self.significance >= CONTRAST_SIGNIFICANCE
+
+
+def detect_contrast(statistics: IntensityStatistics) -> Contrast:
+    """Sign of the particles against the background, from the median over images, which junk cannot move."""
+    noise = np.where(statistics.background_std > 0, statistics.background_std, 1.0)
+    contrast = (statistics.disc_mean - statistics.background_mean) / noise
+    middle = float(np.median(contrast))
+    # Standard error of a median: 1.2533 sigma / sqrt(n), with sigma from the interquartile range.
+    spread = float(np.subtract(*np.percentile(contrast, [75, 25]))) / 1.349
+    error = 1.2533 * spread / np.sqrt(len(contrast))
+    significance = abs(middle) / error if error > 0 else (float("inf") if middle else 0.0)
+    return Contrast(dark_particles=middle < 0, significance=significance)
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """Affine map to standardised intensities.
+
+    Attributes
+    ----------
+    noise_free
+        True if the set has no noise worth the name: then one scale serves the whole set, since the background
+        is only the ringing of the contrast transfer function, which differs with defocus.
+    set_std
+        That one scale, in the units of the file.
+    sign
+        +1, or -1 where dark particles are turned white.
+    """
+
+    noise_free: bool
+    set_std: float
+    sign: int
+
+
+def choose_scale(statistics: IntensityStatistics, invert: bool) -> IntensityScale:
+    """Decide how a set is standardised, from the statistics of a sample of it."""
+    disc, background = np.median(statistics.disc_std), np.median(statistics.background_std)
+    return IntensityScale(
+        noise_free=bool(disc > NOISE_FREE_CONTRAST * background),
+        set_std=float(disc) or 1.0,
+        sign=-1 if invert else 1,
+    )
+
+
+def standardise(
+    images: Float[Tensor, "batch h w"], particle_radius_px: float, scale: IntensityScale
+) -> Float[Tensor, "batch h w"]:
+    """Background of mean 0 and standard deviation 1 outside the particle, protein white.
+
+    References
+    ----------
+    RELION's particle extraction normalises in the same way (Scheres 2012).
+    """
+    statistics = intensity_statistics(images, particle_radius_px)
+    mean = torch.from_numpy(statistics.background_mean).float()[:, None, None]
+    std = torch.from_numpy(statistics.background_std).float()[:, None, None]
+    divisor = torch.full_like(std, scale.set_std) if scale.noise_free else torch.where(std > 0, std, 1.0)
+    return scale.sign * (images - mean) / divisor

@@ -1,0 +1,202 @@
+"""The page: one HTML file that needs nothing else, made from a run folder."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from cryorbit.errors import RunFolderError
+from cryorbit.estimation.truth import Truth
+from cryorbit.io.runs import write_text
+from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
+from cryorbit.report.comparison import DETECTORS, NO_JUNK, READINGS, Comparison, compare
+from cryorbit.report.drawing import LeftOut, Plot, save
+from cryorbit.report.figures import FIGURES
+from cryorbit.report.record import RunRecord, read_run
+from cryorbit.report.summary import count, evaluation_rows, key_numbers, percent, ratio, summary
+
+REPORT = "report.html"
+TEMPLATE = "page.html"
+# Wider figures scroll sideways on a phone instead of shrinking beyond what can be read.
+PHONE_FIGURE_INCH = 7.0
+
+
+def write_report(folder: Path, truth: Truth | None = None) -> Path:
+    """Draw all figures of a run and write the page that explains them.
+
+    Parameters
+    ----------
+    folder
+        Run folder; ``figures/`` (PNG and PDF) and ``report.html`` are written into it.
+    truth
+        What is known of the particles, in the row order of the estimates.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    RunFolderError
+        If there are no estimates, or the folder cannot be written.
+    ParticleDataError
+        If the truth has another number of rows.
+    """
+    run = read_run(folder)
+    comparison = None if truth is None else compare(run, truth)
+    drawn, left_out = _draw_figures(run, truth)
+    page = Template(files("cryorbit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")).substitute(
+        title=escape(f"{folder.resolve().name}: cryorbit report"),
+        heading=escape(folder.resolve().name),
+        key_numbers=_definitions(key_numbers(run, comparison)),
+        summary=_paragraphs(summary(run, comparison)),
+        truth="" if comparison is None else _truth_section(comparison, UNKNOWN_ANGLE_STD_DEG / run.isotropy_order),
+        warnings=_warnings_section(run),
+        figures="\n".join(drawn),
+        left_out=_left_out_section(left_out),
+        provenance=_provenance(run),
+    )
+    write_text(folder / REPORT, page)
+    return folder / REPORT
+
+
+def _draw_figures(run: RunRecord, truth: Truth | None) -> tuple[list[str], list[LeftOut]]:
+    """Draw, save and embed one figure at a time: all at once would not fit a small memory."""
+    folder = run.folder / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be made ({error.strerror}); choose a folder that you may write to."
+        ) from error
+    drawn, left_out = [], []
+    for draw in FIGURES:
+        result = draw(run, truth)
+        if isinstance(result, LeftOut):
+            left_out.append(result)
+        else:
+            drawn.append(_figure(result, save(result.figure, folder, result.name)))
+    return drawn, left_out
+
+
+def _figure(plot: Plot, png: bytes) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    label = escape(plot.title)
+    shape = "wide panels" if plot.figure.get_figwidth() > PHONE_FIGURE_INCH else "wide"
+    return (
+        f'<section id="{plot.name}"><h3>{label}</h3>\n<figure>'
+        f'<div class="{shape}" role="group" tabindex="0" aria-label="{label}, scrolls sideways">'
+        f'<img alt="{escape(plot.alt)}" src="data:image/png;base64,{data}"></div>\n'
+        f"<figcaption>{escape(plot.caption)} <small>Vector file: figures/{plot.name}.pdf</small></figcaption>"
+        "</figure></section>"
+    )
+
+
+def _paragraphs(sentences: Iterable[str]) -> str:
+    return "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+
+
+def _definitions(items: Mapping[str, str]) -> str:
+    return "\n".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in items.items())
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column names the rows."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide" role="group" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _truth_section(comparison: Comparison, guess_deg: float) -> str:
+    parts = [
+        f'<section id="truth"><h2>Against the truth</h2>\n<p>The truth is {escape(comparison.source)}. '
+        "Errors are over true particles, dropped or not; angles after one shift and one sign for the whole set "
+        f"(equation 8 of the paper), wrapped before squaring. An error of about {guess_deg:.0f}° is that of a guess.</p>",
+        _table("Angle and defocus", ["", *READINGS.values()], evaluation_rows(comparison.readings)),
+    ]
+    if comparison.curves:
+        rows = [[DETECTORS[name], ratio(curve.auc)] for name, curve in comparison.curves.items()]
+        parts.append(_table("Outlier detectors", ["Detector", "Area under the ROC curve"], rows))
+    if comparison.kinds:
+        rows = [
+            ["true particles" if kind.kind == NO_JUNK else kind.kind, count(kind.particles), count(kind.dropped),
+             percent(kind.dropped, kind.particles)]
+            for kind in comparison.kinds
+        ]  # fmt: skip
+        parts.append(_table("What was dropped", ["Kind", "Particles", "Dropped", "Share"], rows))
+    return "\n".join([*parts, "</section>"])
+
+
+def _warnings_section(run: RunRecord) -> str:
+    found = run.fact("warnings")
+    warnings = [str(item) for item in found] if isinstance(found, list) else []
+    if not warnings:
+        return ""
+    items = "\n".join(f"<li>{escape(item)}</li>" for item in warnings)
+    return f'<section id="warnings" class="warning"><h2>Warnings</h2>\n<ul>{items}</ul></section>'
+
+
+def _left_out_section(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
+        return ""
+    items = "\n".join(f"<li>{escape(item.title)}: {escape(item.reason)}</li>" for item in left_out)
+    return f'<section id="left-out"><h2>Left out</h2>\n<ul>{items}</ul></section>'
+
+
+def _provenance(run: RunRecord) -> str:
+    facts = {
+        "cryorbit": run.fact("version"),
+        "Created": run.fact("created"),
+        "Seed": run.fact("configuration", "seed"),
+        "Preset": run.fact("configuration", "preset"),
+    }
+    known = [[name, str(value)] for name, value in facts.items() if value is not None]
+    parts = [_table("Run", ["", ""], known)] if known else []
+    for key, caption in (
+        ("input", "Input"), ("images", "Images"), ("chart", "Latent orbits"), ("defocus", "Defocus"),
+        ("outliers", "Outliers"), ("configuration", "Configuration"),
+    ):  # fmt: skip
+        rows = list(_flat(run.fact(key)))
+        if rows:
+            table = _table(caption, ["Name", "Value"], rows)
+            parts.append(f"<details><summary>{caption}</summary>{table}</details>")
+    timings = _timings(run.fact("stages"))
+    if timings:
+        parts.append(_table("Time taken", ["Stage", "Seconds"], timings))
+    return "\n".join(parts) or "<p>The run folder has no run.json, so input and configuration are not known.</p>"
+
+
+def _timings(stages: object) -> list[list[str]]:
+    if not isinstance(stages, Mapping):
+        return []
+    seconds = {name: facts.get("seconds") for name, facts in stages.items() if isinstance(facts, Mapping)}
+    rows = [[str(name), f"{value:.1f}"] for name, value in seconds.items() if isinstance(value, int | float)]
+    total = sum(value for value in seconds.values() if isinstance(value, int | float))
+    return [*rows, ["all", f"{total:.1f}"]] if rows else []
+
+
+def _flat(value: Any, name: str = "") -> Iterable[list[str]]:
+    """Nested facts as rows of dotted name and value."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, float):
+        yield [name, f"{value:.6g}"]
+    elif value is not None:
+        yield [name, ", ".join(_short(item) for item in value) if isinstance(value, list) else str(value)]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,304 @@
+"""Results: what a run says of every particle, brought together and written as columns and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from cryorbit import conventions
+from cryorbit.config import EstimationConfig
+from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, particle_weight
+from cryorbit.errors import ConfigurationError
+from cryorbit.estimation.defocus import (
+    DefocusEstimate,
+    DefocusQuartiles,
+    RadialDirection,
+    Radii,
+    plane_radius,
+    radial_direction,
+    radius_to_defocus,
+    whole_orbit_radius,
+)
+from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_angle
+from cryorbit.io import write_particles
+from cryorbit.io.star import IMAGE_NAME
+from cryorbit.latent.embed import Embedding
+from cryorbit.latent.harmonics import HarmonicChart, fit_harmonics
+from cryorbit.latent.orbits import PlaneChart, fit_plane, plane_polar
+from cryorbit.model.vaegan import Autoencoder
+from cryorbit.particles import ParticleTable
+
+# The range of the paper's experiments, for files that say nothing of the defocus.
+USUAL_DEFOCUS_UM = (0.5, 2.5)
+DECODED_SAMPLE = 512
+WEAK_CORRELATION = 0.2
+
+
+@dataclass(frozen=True)
+class DecodedSample:
+    """What the decoder draws for some particles.
+
+    Attributes
+    ----------
+    rows
+        The particles, shape (m,).
+    images
+        Noise-free images, shape (m, h, w).
+    """
+
+    rows: NDArray[np.int64]
+    images: NDArray[np.float32]
+
+    @classmethod
+    @torch.no_grad()
+    def draw(cls, autoencoder: Autoencoder, embedding: Embedding, use: NDArray[np.bool_], seed: int) -> DecodedSample:
+        """Decode a random sample of the particles that ``use`` allows."""
+        candidates = np.flatnonzero(use) if use.any() else np.arange(len(use))
+        size = min(len(candidates), DECODED_SAMPLE)
+        rows = np.sort(np.random.default_rng(seed).choice(candidates, size, replace=False))
+        drawn = autoencoder.decoder(torch.from_numpy(embedding.mean[rows]))
+        return cls(rows, autoencoder.expected_images(drawn)[:, 0].numpy())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Angle and defocus by one way of reading the latent space."""
+
+    angle: AngleEstimate
+    defocus: DefocusEstimate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Estimates of a run.
+
+    Attributes
+    ----------
+    orbit, plane
+        Read from the latent orbits, and by the paper's formulas in the plane of two principal components.
+    chosen
+        The one that is written.
+    keeps_file_defocus
+        Whether the file's own defocus stays in its columns.
+    harmonics, axes
+        The two charts.
+    facts
+        For ``run.json``.
+    warnings
+        What the user must know.
+    """
+
+    orbit: Reading
+    plane: Reading
+    chosen: Reading
+    keeps_file_defocus: bool
+    harmonics: HarmonicChart
+    axes: PlaneChart
+    facts: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def resolve_prior(particles: ParticleTable, settings: EstimationConfig) -> str:
+    """The defocus prior in force: the one asked for, else ``given`` where the file has defocus, else ``blind``.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file's defocus is to be trusted and there is none.
+    """
+    if settings.defocus_prior in ("given", "micrograph") and not particles.has_defocus:
+        raise ConfigurationError(
+            f"{particles.name}: has no defocus (_rlnDefocusU), which --defocus-prior {settings.defocus_prior} needs; "
+            "use --defocus-prior blind."
+        )
+    return settings.defocus_prior or ("given" if particles.has_defocus else "blind")
+
+
+def _known_quartiles(particles: ParticleTable, settings: EstimationConfig, prior: str) -> tuple[DefocusQuartiles, str]:
+    if settings.defocus_range_um is not None:
+        return DefocusQuartiles.of_range(*settings.defocus_range_um), "the range asked for"
+    if prior != "blind":
+        return DefocusQuartiles.of_values(particles.defocus_A / ANGSTROM_PER_UM), "the file's own values"
+    return DefocusQuartiles.of_range(*USUAL_DEFOCUS_UM), "the usual range of 0.5 to 2.5 um, an assumption"
+
+
+def estimate_from_latent(
+    particles: ParticleTable,
+    embedding: Embedding,
+    kept: NDArray[np.bool_],
+    settings: EstimationConfig,
+    decoded: DecodedSample,
+) -> Outcome:
+    """Read angle and defocus of every particle from the latent space, in both ways.
+
+    Parameters
+    ----------
+    particles, embedding
+        The data set and its latent points, in one order.
+    kept
+        Particles to fit charts with, shape (n,).
+    settings
+        Which way is written, and what is known of the defocus.
+    decoded
+        Noise-free images of some particles, which tell the radial direction.
+    """
+    prior = resolve_prior(particles, settings)
+    quartiles, known_from = _known_quartiles(particles, settings, prior)
+    axes, harmonics = fit_plane(embedding, kept), fit_harmonics(embedding, kept)
+
+    def read_defocus(radii: Radii) -> tuple[DefocusEstimate, RadialDirection]:
+        direction = radial_direction(radii.radius[decoded.rows], decoded.images)
+        return radius_to_defocus(radii, quartiles, direction, kept), direction
+
+    orbit_defocus, direction = read_defocus(whole_orbit_radius(embedding))
+    plane_defocus, _ = read_defocus(plane_radius(embedding, axes))
+    orbit = Reading(orbit_angle(embedding, harmonics), orbit_defocus)
+    plane = Reading(plane_angle(embedding, axes), plane_defocus)
+    chosen = orbit if settings.chart == "orbit" else plane
+    facts = {
+        "isotropy_order": harmonics.isotropy_order if harmonics.identifiable else None,
+        "chart": {
+            "read": settings.chart, "winding": axes.winding, "winding_share": axes.winding_share,
+            "closure_deg": axes.closure_deg, "harmonics": harmonics.harmonics.tolist(),
+            "locks": harmonics.locks.tolist(), "variation": harmonics.variation,
+            "identifiable": harmonics.identifiable, "radial_correlation": direction.correlation,
+        },
+        "defocus": {
+            "prior": prior, "quartiles_um": [quartiles.first_um, quartiles.third_um], "known_from": known_from,
+        },
+    }  # fmt: skip
+    warnings = _warnings(particles, settings, prior, harmonics, axes, direction)
+    return Outcome(orbit, plane, chosen, prior != "blind", harmonics, axes, facts, warnings)
+
+
+def _warnings(
+    particles: ParticleTable,
+    settings: EstimationConfig,
+    prior: str,
+    harmonics: HarmonicChart,
+    axes: PlaneChart,
+    direction: RadialDirection,
+) -> tuple[str, ...]:
+    found = []
+    if settings.chart == "pca" and not axes.is_simple:
+        found.append(
+            f"The polar angle of the latent plane runs around {axes.winding} times while a particle turns once: the "
+            "paper's formula cannot tell the angle here. Read the orbits instead (chart = orbit)."
+        )
+    if settings.chart == "orbit" and not harmonics.identifiable:
+        found.append(
+            "No in-plane angle can be read: the latent orbits are no rings, as with a round particle, or there are "
+            f"too few particles ({harmonics.particles}) to know."
+        )
+    elif settings.chart == "orbit" and harmonics.isotropy_order > 1:
+        found.append(
+            f"The view looks the same after a turn of 360/{harmonics.isotropy_order} degrees, as far as the network "
+            f"sees: angles are known modulo {360 / harmonics.isotropy_order:g} degrees."
+        )
+    if prior == "blind" and abs(direction.correlation) < WEAK_CORRELATION:
+        found.append(
+            "Whether the latent radius grows or falls with the defocus could hardly be told: the defocus may run "
+            "the wrong way."
+        )
+    tilted = [name for name in ("rlnAngleRot", "rlnAngleTilt") if name in particles]
+    if tilted and any((particles.numbers(name) != 0).any() for name in tilted):
+        found.append(
+            "The file has 3D orientations (_rlnAngleRot, _rlnAngleTilt); _rlnAnglePsi was replaced by the in-plane "
+            "angle against this set's own average and does not belong to them. The input file still has the old one."
+        )
+    return tuple(found)
+
+
+def _file_values(particles: ParticleTable, column: str) -> FloatArray:
+    return particles.numbers(column, default=float("nan"))
+
+
+def written_defocus_um(particles: ParticleTable, outcome: Outcome) -> FloatArray:
+    """Defocus that the particle files carry, shape (n,)."""
+    if outcome.keeps_file_defocus:
+        return particles.defocus_A / ANGSTROM_PER_UM
+    return outcome.chosen.defocus.defocus_um
+
+
+def estimates_table(
+    particles: ParticleTable, outcome: Outcome, scores: pd.DataFrame, kept: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """All estimates as numbers, one row per particle: the content of ``estimates.parquet``."""
+    defocus_um = written_defocus_um(particles, outcome)
+    unknown = np.full(len(particles), np.nan)
+    columns: dict[str, Any] = {
+        "id": particles.ids,
+        "image": particles.frame[IMAGE_NAME].to_numpy(dtype=object),
+        "psi_deg": outcome.chosen.angle.psi_deg,
+        "psi_std_deg": outcome.chosen.angle.std_deg,
+        "defocus_um": defocus_um,
+        "defocus_std_um": unknown if outcome.keeps_file_defocus else outcome.chosen.defocus.std_um,
+    }
+    for name, reading in (("orbit", outcome.orbit), ("plane", outcome.plane)):
+        columns[f"{name}_psi_deg"] = reading.angle.psi_deg
+        columns[f"{name}_psi_std_deg"] = reading.angle.std_deg
+        columns[f"{name}_defocus_um"] = reading.defocus.defocus_um
+        columns[f"{name}_defocus_std_um"] = reading.defocus.std_um
+    columns["file_psi_deg"] = _file_values(particles, conventions.PSI)
+    columns["file_defocus_um"] = particles.defocus_A / ANGSTROM_PER_UM if particles.has_defocus else unknown
+    for name in scores.columns.drop("id"):
+        columns[name] = scores[name].to_numpy()
+    columns["weight"] = particle_weight(defocus_um)
+    columns["kept"] = kept
+    return pd.DataFrame(columns)
+
+
+def latent_table(particles: ParticleTable, embedding: Embedding, outcome: Outcome) -> pd.DataFrame:
+    """Latent coordinates, one row per particle: the content of ``latent.parquet``."""
+    latent = embedding.mean.shape[1]
+    coordinates = outcome.axes.axes.project(embedding.mean)
+    polar = plane_polar(embedding, outcome.axes)
+    columns: dict[str, Any] = {"id": particles.ids}
+    columns |= {f"z{axis + 1}": embedding.mean[:, axis] for axis in range(latent)}
+    columns |= {f"log_variance{axis + 1}": embedding.log_variance[:, axis] for axis in range(latent)}
+    columns |= {f"pc{axis + 1}": coordinates[:, axis] for axis in range(latent)}
+    columns |= {"plane_radius": polar.radius[:, 0], "plane_angle_deg": polar.angle_deg[:, 0]}
+    columns["orbit_radius"] = whole_orbit_radius(embedding).radius
+    return pd.DataFrame(columns)
+
+
+def annotated(particles: ParticleTable, outcome: Outcome, scores: pd.DataFrame) -> ParticleTable:
+    """The input's table with cryorbit's columns added or replaced.
+
+    Astigmatism is kept: where the defocus is replaced, ``rlnDefocusU`` and ``rlnDefocusV`` move together. The latent
+    space knows no shifts, so origins stay as they were.
+    """
+    angle, defocus = outcome.chosen.angle, outcome.chosen.defocus
+    columns: dict[str, Any] = {conventions.PSI: angle.psi_deg}
+    if outcome.keeps_file_defocus:
+        columns[conventions.LATENT_DEFOCUS] = defocus.defocus_um * ANGSTROM_PER_UM
+        columns[conventions.LATENT_DEFOCUS_STD] = defocus.std_um * ANGSTROM_PER_UM
+    else:
+        mean_A = defocus.defocus_um * ANGSTROM_PER_UM
+        half = np.zeros(len(particles))
+        if particles.has_defocus:
+            half = 0.5 * (particles.defocus_u_A - particles.defocus_v_A)
+        columns[conventions.DEFOCUS_U] = mean_A + half
+        columns[conventions.DEFOCUS_V] = mean_A - half
+        if conventions.DEFOCUS_ANGLE not in particles:
+            columns[conventions.DEFOCUS_ANGLE] = np.zeros(len(particles))
+        columns[conventions.DEFOCUS_STD] = defocus.std_um * ANGSTROM_PER_UM
+    columns[conventions.SELECT_ZSCORE] = scores["outlier_z"].to_numpy()
+    columns[conventions.PSI_STD] = angle.std_deg
+    columns[conventions.OUTLIER_PROBABILITY] = scores["outlier_probability"].to_numpy()
+    columns[conventions.OUTLIER_SCORE] = scores["outlier_score"].to_numpy()
+    columns[conventions.WEIGHT] = particle_weight(written_defocus_um(particles, outcome))
+    return particles.with_columns(columns)
+
+
+def write_particle_files(folder: Path, table: ParticleTable, kept: NDArray[np.bool_]) -> None:
+    """Write all, the kept and the dropped particles as STAR files."""
+    write_particles(folder / "particles.star", table)
+    write_particles(folder / "particles_kept.star", table.where(kept))
+    write_particles(folder / "particles_dropped.star", table.where(~kept))

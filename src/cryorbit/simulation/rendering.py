@@ -1,0 +1,203 @@
+"""Images without noise: the fine projection turned, shifted, and seen through the microscope."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from cryorbit.conventions import FloatArray
+from cryorbit.optics.ctf import ctf_2d
+from cryorbit.optics.microscope import b_factor_envelope, envelope
+from cryorbit.simulation.contaminants import ice_image, overlap_neighbour, weaken_to
+from cryorbit.simulation.settings import SimulationConfig
+from cryorbit.simulation.specimens import Projection, phantom_projection
+from cryorbit.simulation.truth import TruthTable
+
+FloatImage = NDArray[np.float32]
+
+# The contrast transfer function spreads a particle further than its box; without padding it would come back
+# in at the opposite edge.
+PADDING = 2
+
+
+@dataclass(frozen=True)
+class SplineImage:
+    """A fine projection as a cubic spline.
+
+    Attributes
+    ----------
+    coefficients
+        Spline coefficients, shape (m, m).
+    pixel_size_A
+        Their spacing in Angstrom.
+    peak
+        Brightest value of the projection.
+    """
+
+    coefficients: FloatArray
+    pixel_size_A: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """What is needed to make any image of a set.
+
+    Attributes
+    ----------
+    config
+        The simulation.
+    particle, other
+        The specimen, and the particle that plays another one among the junk.
+    """
+
+    config: SimulationConfig
+    particle: SplineImage
+    other: SplineImage
+
+
+def make_renderer(projection: Projection, config: SimulationConfig, other: Projection | None = None) -> Renderer:
+    """Prepare a specimen for rendering.
+
+    Parameters
+    ----------
+    projection
+        The specimen.
+    config
+        The simulation.
+    other
+        Another particle for the junk, brought to half of the specimen's contrast; by default a phantom.
+    """
+    junk = weaken_to(other if other is not None else phantom_projection("other"), projection)
+    return Renderer(config, make_spline(projection), make_spline(junk))
+
+
+def make_spline(projection: Projection) -> SplineImage:
+    """Cubic spline through a fine projection."""
+    coefficients = ndimage.spline_filter(projection.image, order=3, mode="constant")
+    return SplineImage(coefficients, projection.pixel_size_A, float(projection.image.max()))
+
+
+def turned_image(
+    spline: SplineImage, box: int, pixel_size_A: float, psi_deg: float, shift_px: FloatArray
+) -> FloatArray:
+    """Particle turned and shifted, ``image(x) = reference(R(psi) (x - t))``, before the microscope.
+
+    Parameters
+    ----------
+    spline
+        The particle.
+    box, pixel_size_A
+        Width of the image in pixels, and their size in Angstrom.
+    psi_deg
+        In-plane turn in degrees.
+    shift_px
+        Place t of the particle, x and y in pixels from the centre of the box, shape (2,).
+
+    Returns
+    -------
+    FloatArray
+        Shape (box, box); 0 outside of the projection.
+    """
+    psi = math.radians(psi_deg)
+    scale = pixel_size_A / spline.pixel_size_A
+    # R(psi) for (row, column) = (y, x) instead of (x, y).
+    matrix = scale * np.array([[math.cos(psi), math.sin(psi)], [-math.sin(psi), math.cos(psi)]])
+    centre = np.full(2, len(spline.coefficients) // 2)
+    offset = centre - matrix @ (box // 2 + shift_px[::-1])
+    image: FloatArray = ndimage.affine_transform(
+        spline.coefficients,
+        matrix,
+        offset,
+        output_shape=(box, box),
+        order=3,
+        mode="constant",
+        prefilter=False,
+    )
+    return image
+
+
+def clean_image(renderer: Renderer, truth: TruthTable, row: int) -> FloatImage:
+    """One image of a set without noise, in the units of the projection.
+
+    Parameters
+    ----------
+    renderer
+        The prepared specimen.
+    truth
+        How every image is made.
+    row
+        Which image; what is random in junk depends on the seed and on this number alone.
+
+    Returns
+    -------
+    NDArray
+        Shape (box, box), float32.
+    """
+    config, kind = renderer.config, str(truth.kind[row])
+    if kind == "noise":
+        return np.zeros((config.box, config.box), dtype=np.float32)
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1, row)))
+    if kind == "ice":
+        image = ice_image(rng, config.box, renderer.particle.peak)
+    else:
+        spline = renderer.other if kind == "other" else renderer.particle
+        image = turned_image(spline, config.box, config.pixel_size_A, float(truth.psi_deg[row]), truth.shift_px[row])
+    if kind == "overlap":
+        second = overlap_neighbour(rng, config.box)
+        image += turned_image(renderer.particle, config.box, config.pixel_size_A, second.psi_deg, second.shift_px)
+    transfer = transfer_function(
+        config,
+        float(truth.defocus_u_A[row]),
+        float(truth.defocus_v_A[row]),
+        float(truth.defocus_angle_deg[row]),
+    )
+    return apply_transfer(image, transfer)
+
+
+def transfer_function(
+    config: SimulationConfig, defocus_u_A: float, defocus_v_A: float, defocus_angle_deg: float
+) -> FloatImage:
+    """Contrast transfer function with the envelopes of the configuration, on the padded ``rfft2`` grid.
+
+    Returns
+    -------
+    NDArray
+        Shape (2 box, box + 1), float32.
+    """
+    size = PADDING * config.box
+    u_A, v_A, angle_deg = (torch.tensor([value]) for value in (defocus_u_A, defocus_v_A, defocus_angle_deg))
+    transfer = ctf_2d(size, config.pixel_size_A, u_A, v_A, angle_deg, config.optics)[0]
+    if config.b_factor_A2 or config.microscope is not None:
+        kx = torch.fft.rfftfreq(size, config.pixel_size_A)
+        ky = torch.fft.fftfreq(size, config.pixel_size_A)
+        k = torch.hypot(kx[None, :], ky[:, None])
+        transfer = transfer * b_factor_envelope(config.b_factor_A2, k)
+        if config.microscope is not None:
+            transfer = transfer * envelope(config.microscope, k, 0.5 * (u_A + v_A))
+    values: FloatImage = transfer.numpy()
+    return values
+
+
+def apply_transfer(image: FloatArray, transfer: FloatImage) -> FloatImage:
+    """Multiply an image by a transfer function on the padded ``rfft2`` grid, and cut it back to its box.
+
+    Parameters
+    ----------
+    image
+        Shape (box, box).
+    transfer
+        Shape (2 box, box + 1).
+    """
+    box, size = len(image), len(transfer)
+    # Transformed one axis at a time: half of the rows are padding going in and are cut away coming out.
+    # Padding at the far edges only is enough, since the convolution is periodic.
+    spectrum = fft.fft(fft.rfft(image.astype(np.float32), size, axis=1), size, axis=0)
+    rows = fft.ifft(spectrum * transfer, axis=0)[:box]
+    seen: FloatImage = fft.irfft(rows, size, axis=1)[:, :box]
+    return seen

@@ -1,0 +1,1 @@
+"""Optimisation: the loop, its checkpoints, its guard."""
