@@ -114,7 +114,9 @@ class EstimationConfig(_Part):
         description="Known range of the defocus for the paper's equation 7. Default: the quartiles of "
         "the file's defocus where it has any and the prior is not blind, else 0.5 to 2.5 um.",
     )
-    outlier_method: Literal["isolation_forest", "robust_covariance", "local_outlier_factor"] = "isolation_forest"
+    outlier_method: Literal["isolation_forest", "robust_covariance", "local_outlier_factor"] = Field(
+        "robust_covariance", description="Detector that decides; all three are computed and reported."
+    )
     outlier_features: Literal["orbit", "latent"] = Field(
         "orbit",
         description="What the detector looks at: features of the latent orbit that no turn changes, or "

@@ -82,6 +82,7 @@ class _Job:
     def __init__(self, folder: RunFolder, config: RunConfig, particles: ParticleTable, observer: Observer) -> None:
         self.folder, self.config, self.particles, self.observer = folder, config, particles, observer
         self._embedding: Embedding | None = None
+        self._stage = STAGES[0]
         self.truth: Truth | None = None
         self.report: Path | None = None
 
@@ -194,8 +195,9 @@ class _Job:
         """Angle and defocus, then the tables for the user."""
         scores = _read_outliers(self.folder)
         kept = self._kept(scores["outlier_probability"].to_numpy())
-        decoded = results.DecodedSample.draw(self._autoencoder(), self.embedding, kept, self.config.seed)
-        outcome = results.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, decoded)
+        autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
+        sample = results.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
+        outcome = results.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
         for warning in outcome.warnings:
             self.warn(warning)
         self.folder.manifest.update(outcome.facts)
@@ -204,9 +206,6 @@ class _Job:
         write_table(self.folder.path / "estimates.parquet", estimates)
         results.write_particle_files(self.folder.path, results.annotated(self.particles, outcome, scores), kept)
         return {}
-
-    def _autoencoder(self) -> Any:
-        return load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""
@@ -217,7 +216,7 @@ class _Job:
 
     def warn(self, text: str) -> None:
         """Tell the user now, and again in the report."""
-        warnings = self.folder.manifest.setdefault("warnings", [])
+        warnings = self.folder.manifest["warnings_by_stage"].setdefault(self._stage, [])
         if text not in warnings:
             warnings.append(text)
             self.observer.say(f"Warning: {text}")
@@ -236,9 +235,13 @@ class _Job:
         for number, stage in enumerate(STAGES[: STAGES.index(until) + 1]):
             if number < first_again and self.folder.stage_done(stage):
                 continue
+            self._stage = stage
+            self.folder.manifest["warnings_by_stage"].pop(stage, None)
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()
             facts = actions[stage]()
+            by_stage = self.folder.manifest["warnings_by_stage"]
+            self.folder.manifest["warnings"] = [text for name in STAGES for text in by_stage.get(name, [])]
             if stage == "report":
                 self.folder.manifest["finished"] = True
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)
@@ -302,6 +305,7 @@ def _manifest(particles: ParticleTable, config: RunConfig) -> dict[str, Any]:
         "finished": False,
         "stages": {},
         "warnings": [],
+        "warnings_by_stage": {},
     }
 
 

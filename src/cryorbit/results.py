@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from cryorbit import conventions
@@ -20,50 +19,77 @@ from cryorbit.estimation.defocus import (
     DefocusQuartiles,
     RadialDirection,
     Radii,
-    plane_radius,
+    known_radial_direction,
+    orbit_radii,
+    plane_radii,
     radial_direction,
     radius_to_defocus,
-    whole_orbit_radius,
 )
 from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_angle
 from cryorbit.io import write_particles
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.embed import Embedding
+from cryorbit.latent.embed import Embedding, embed_repeats
 from cryorbit.latent.harmonics import HarmonicChart, fit_harmonics
-from cryorbit.latent.orbits import PlaneChart, fit_plane, plane_polar
+from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar
 from cryorbit.model.vaegan import Autoencoder
+from cryorbit.optics.ctf import Optics
 from cryorbit.particles import ParticleTable
+from cryorbit.preprocessing.dataset import ParticleCache
+from cryorbit.preprocessing.spectrum import RingSpectra, sample_spectra
 
 # The range of the paper's experiments, for files that say nothing of the defocus.
 USUAL_DEFOCUS_UM = (0.5, 2.5)
-DECODED_SAMPLE = 512
-WEAK_CORRELATION = 0.2
+SAMPLE_SIZE = 1000
+WEAK_EVIDENCE = 0.03
+
+
+def usual_optics(particles: ParticleTable) -> Optics:
+    """Median optics of a table, the usual values where the file gives none."""
+    usual, imaging = Optics(), particles.imaging
+
+    def known(values: FloatArray, default: float) -> float:
+        return float(np.nanmedian(values)) if np.isfinite(values).any() else default
+
+    return Optics(
+        known(imaging.voltage_kV, usual.voltage_kV),
+        known(imaging.cs_mm, usual.cs_mm),
+        known(imaging.amplitude_contrast, usual.amplitude_contrast),
+    )
 
 
 @dataclass(frozen=True)
-class DecodedSample:
-    """What the decoder draws for some particles.
+class Sample:
+    """Some good particles, looked at more closely.
 
     Attributes
     ----------
     rows
-        The particles, shape (m,).
-    images
-        Noise-free images, shape (m, h, w).
+        Which, shape (m,).
+    spectra
+        Their Fourier ring powers.
+    repeats
+        The embedding of repeated exposures of them.
     """
 
     rows: NDArray[np.int64]
-    images: NDArray[np.float32]
+    spectra: RingSpectra
+    repeats: Embedding
 
     @classmethod
-    @torch.no_grad()
-    def draw(cls, autoencoder: Autoencoder, embedding: Embedding, use: NDArray[np.bool_], seed: int) -> DecodedSample:
-        """Decode a random sample of the particles that ``use`` allows."""
-        candidates = np.flatnonzero(use) if use.any() else np.arange(len(use))
-        size = min(len(candidates), DECODED_SAMPLE)
-        rows = np.sort(np.random.default_rng(seed).choice(candidates, size, replace=False))
-        drawn = autoencoder.decoder(torch.from_numpy(embedding.mean[rows]))
-        return cls(rows, autoencoder.expected_images(drawn)[:, 0].numpy())
+    def draw(
+        cls,
+        autoencoder: Autoencoder,
+        cache: ParticleCache,
+        embedding: Embedding,
+        kept: NDArray[np.bool_],
+        seed: int,
+    ) -> Sample:
+        """Draw particles at random from those kept, and look at them."""
+        candidates = np.flatnonzero(kept) if kept.any() else np.arange(len(kept))
+        size = min(len(candidates), SAMPLE_SIZE)
+        rows = np.sort(np.random.default_rng(seed).choice(candidates, size, replace=False)).astype(np.int64)
+        repeats = embed_repeats(autoencoder, cache, embedding, rows, seed)
+        return cls(rows, sample_spectra(cache, rows), repeats)
 
 
 @dataclass(frozen=True)
@@ -133,7 +159,7 @@ def estimate_from_latent(
     embedding: Embedding,
     kept: NDArray[np.bool_],
     settings: EstimationConfig,
-    decoded: DecodedSample,
+    sample: Sample,
 ) -> Outcome:
     """Read angle and defocus of every particle from the latent space, in both ways.
 
@@ -145,19 +171,23 @@ def estimate_from_latent(
         Particles to fit charts with, shape (n,).
     settings
         Which way is written, and what is known of the defocus.
-    decoded
-        Noise-free images of some particles, which tell the radial direction.
+    sample
+        Spectra and repeated exposures of some particles: they tell the radial direction, and how well radii repeat.
     """
     prior = resolve_prior(particles, settings)
     quartiles, known_from = _known_quartiles(particles, settings, prior)
     axes, harmonics = fit_plane(embedding, kept), fit_harmonics(embedding, kept)
 
     def read_defocus(radii: Radii) -> tuple[DefocusEstimate, RadialDirection]:
-        direction = radial_direction(radii.radius[decoded.rows], decoded.images)
+        if prior == "blind":
+            direction = radial_direction(radii, quartiles, kept, sample.spectra, usual_optics(particles))
+        else:
+            rows = sample.rows
+            direction = known_radial_direction(radii.radius[rows], particles.defocus_A[rows] / ANGSTROM_PER_UM)
         return radius_to_defocus(radii, quartiles, direction, kept), direction
 
-    orbit_defocus, direction = read_defocus(whole_orbit_radius(embedding))
-    plane_defocus, _ = read_defocus(plane_radius(embedding, axes))
+    orbit_defocus, direction = read_defocus(orbit_radii(embedding, sample.rows, sample.repeats))
+    plane_defocus, _ = read_defocus(plane_radii(embedding, axes, sample.rows, sample.repeats))
     orbit = Reading(orbit_angle(embedding, harmonics), orbit_defocus)
     plane = Reading(plane_angle(embedding, axes), plane_defocus)
     chosen = orbit if settings.chart == "orbit" else plane
@@ -167,7 +197,7 @@ def estimate_from_latent(
             "read": settings.chart, "winding": axes.winding, "winding_share": axes.winding_share,
             "closure_deg": axes.closure_deg, "harmonics": harmonics.harmonics.tolist(),
             "locks": harmonics.locks.tolist(), "variation": harmonics.variation,
-            "identifiable": harmonics.identifiable, "radial_correlation": direction.correlation,
+            "identifiable": harmonics.identifiable, "radial_evidence": direction.evidence,
         },
         "defocus": {
             "prior": prior, "quartiles_um": [quartiles.first_um, quartiles.third_um], "known_from": known_from,
@@ -201,10 +231,10 @@ def _warnings(
             f"The view looks the same after a turn of 360/{harmonics.isotropy_order} degrees, as far as the network "
             f"sees: angles are known modulo {360 / harmonics.isotropy_order:g} degrees."
         )
-    if prior == "blind" and abs(direction.correlation) < WEAK_CORRELATION:
+    if prior == "blind" and direction.evidence < WEAK_EVIDENCE:
         found.append(
-            "Whether the latent radius grows or falls with the defocus could hardly be told: the defocus may run "
-            "the wrong way."
+            "Whether the latent radius grows or falls with the defocus could hardly be told from the images: the "
+            "defocus may run the wrong way."
         )
     tilted = [name for name in ("rlnAngleRot", "rlnAngleTilt") if name in particles]
     if tilted and any((particles.numbers(name) != 0).any() for name in tilted):
@@ -264,7 +294,7 @@ def latent_table(particles: ParticleTable, embedding: Embedding, outcome: Outcom
     columns |= {f"log_variance{axis + 1}": embedding.log_variance[:, axis] for axis in range(latent)}
     columns |= {f"pc{axis + 1}": coordinates[:, axis] for axis in range(latent)}
     columns |= {"plane_radius": polar.radius[:, 0], "plane_angle_deg": polar.angle_deg[:, 0]}
-    columns["orbit_radius"] = whole_orbit_radius(embedding).radius
+    columns["orbit_radius"] = orbit_radius(embedding)
     return pd.DataFrame(columns)
 
 

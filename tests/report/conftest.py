@@ -26,7 +26,7 @@ def particle_image(psi_deg: float, noise: np.ndarray) -> np.ndarray:
     return 3.0 * blob + np.exp(-(x**2 + y**2) / 40.0) + 0.5 * noise
 
 
-def write_run(folder: Path, n: int, seed: int = 1, cached: bool = True) -> Truth:
+def write_run_folder(folder: Path, n: int, seed: int = 1, cached: bool = True) -> Truth:
     """Write every file of a run of ``n`` particles, a tenth of them junk."""
     random = np.random.default_rng(seed)
     psi, defocus = random.uniform(-180, 180, n), random.uniform(0.5, 2.5, n)
@@ -113,7 +113,7 @@ def manifest(n: int) -> dict:
         "stages": {"train": {"finished": True, "seconds": 12.3}, "embed": {"finished": True, "seconds": 4.5}},
         "isotropy_order": 1,
         "chart": {"winding": 2, "winding_share": 0.9, "closure_deg": 5.0, "harmonics": [1, 2], "locks": [0.9, 1.0],
-                  "variation": 0.1, "identifiable": True, "radial_correlation": -0.8},
+                  "variation": 0.1, "identifiable": True, "radial_evidence": 0.4},
         "defocus": {"prior": "blind", "quartiles_um": [1.0, 2.0], "known_from": "uniform, 0.5 to 2.5 um"},
         "outliers": {"method": "isolation_forest", "features": "orbit", "kept": n, "dropped": 0, "meaningful": True,
                      "threshold": 0.55},
@@ -122,11 +122,16 @@ def manifest(n: int) -> dict:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Truth]:
+    return write_run_folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    def make(n: int = 300, **options) -> tuple[Path, Truth]:
+    def make(n: int = 40, **options) -> tuple[Path, Truth]:
         folder = tmp_path / "run"
         folder.mkdir()
-        return folder, write_run(folder, n, **options)
+        return folder, write_run_folder(folder, n, **options)
 
     return make

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
-from cryorbit.conventions import FloatArray
+from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.orbits import PlaneChart, orbit_radius, plane_polar
+from cryorbit.optics.ctf import Optics, ctf_1d
+from cryorbit.preprocessing.spectrum import RingSpectra
 
 LOWEST_DEFOCUS_UM = 0.05
+FEWEST_REPEATS = 20
 
 
 @dataclass(frozen=True)
@@ -51,48 +55,6 @@ class DefocusEstimate:
 
 
 @dataclass(frozen=True)
-class RadialDirection:
-    """Whether the latent radius grows or falls with the defocus.
-
-    Attributes
-    ----------
-    sign
-        +1 if it grows, -1 if it falls.
-    correlation
-        Rank correlation behind that: of the radius with the mean spatial frequency of the decoded images.
-    """
-
-    sign: int
-    correlation: float
-
-
-def radial_direction(radius: FloatArray, decoded: NDArray[np.floating]) -> RadialDirection:
-    """Find which way the radius runs, without labels: a larger defocus moves contrast to lower frequencies.
-
-    The first maximum of ``|CTF|`` lies near ``k = 1 / sqrt(2 lambda df)``, so the power-weighted mean frequency
-    of noise-free images falls as the defocus grows.
-
-    Parameters
-    ----------
-    radius
-        Latent radius of some particles, shape (m,).
-    decoded
-        What the decoder draws for them, shape (m, h, w).
-    """
-    box_size = decoded.shape[-1]
-    images = decoded.astype(np.float64)
-    images = images - images.mean(axis=(1, 2), keepdims=True)
-    power = np.abs(np.fft.rfft2(images)) ** 2
-    frequency = np.hypot(np.fft.fftfreq(box_size)[:, None], np.fft.rfftfreq(box_size)[None, :])
-    total = power.sum(axis=(1, 2))
-    mean_frequency = (power * frequency).sum(axis=(1, 2)) / np.where(total > 0, total, 1.0)
-    if len(radius) < 3 or np.ptp(mean_frequency) == 0 or np.ptp(radius) == 0:
-        return RadialDirection(1, 0.0)
-    correlation = float(spearmanr(radius, mean_frequency).statistic)
-    return RadialDirection(1 if correlation <= 0 else -1, correlation)
-
-
-@dataclass(frozen=True)
 class Radii:
     """The coordinate across the orbits, by which the defocus is read.
 
@@ -101,24 +63,57 @@ class Radii:
     radius
         Shape (n,).
     std
-        Its uncertainty from the latent posterior and from turned copies of the particle, shape (n,).
+        Its standard deviation over exposures of one particle; NaN where there are too few to tell.
     """
 
     radius: FloatArray
-    std: FloatArray
+    std: float
 
 
-def plane_radius(embedding: Embedding, chart: PlaneChart) -> Radii:
-    """Radius in the plane of the first two principal components (equation 6)."""
-    radii = plane_polar(embedding, chart).radius
-    variance = np.exp(embedding.log_variance.astype(np.float64)) @ (chart.axes.axes[:2] ** 2).T
-    return Radii(radii[:, 0], np.sqrt(radii.std(axis=1) ** 2 + variance.mean(axis=1)))
+@dataclass(frozen=True)
+class RadialDirection:
+    """Whether the latent radius grows or falls with the defocus.
+
+    Attributes
+    ----------
+    sign
+        +1 if it grows, -1 if it falls.
+    evidence
+        By how much the better direction explains the ring powers, as a mean squared correlation.
+    """
+
+    sign: int
+    evidence: float
 
 
-def whole_orbit_radius(embedding: Embedding) -> Radii:
-    """Root mean square radius of the whole orbit, which no turn of the particle changes."""
-    variance = np.exp(embedding.orbit_log_variance.astype(np.float64)).mean(axis=1)
-    return Radii(orbit_radius(embedding), np.sqrt(variance))
+def plane_radii(embedding: Embedding, chart: PlaneChart, rows: NDArray[np.int64], repeats: Embedding) -> Radii:
+    """Radius in the plane of the first two principal components (equation 6).
+
+    Parameters
+    ----------
+    embedding
+        Of all particles.
+    chart
+        The plane.
+    rows, repeats
+        Some particles, and the embedding of repeated exposures of them.
+    """
+    radius = plane_polar(embedding, chart).radius[:, 0]
+    return Radii(radius, _repeat_std(radius[rows], plane_polar(repeats, chart).radius[:, 0]))
+
+
+def orbit_radii(embedding: Embedding, rows: NDArray[np.int64], repeats: Embedding) -> Radii:
+    """Root mean square radius of the whole orbit, which no turn of the particle changes; parameters as above."""
+    radius = orbit_radius(embedding)
+    return Radii(radius, _repeat_std(radius[rows], orbit_radius(repeats)))
+
+
+def _repeat_std(first: FloatArray, again: FloatArray) -> float:
+    """Spread of repeated radii around a straight line through the first: a common shrinkage does no harm."""
+    if len(first) < FEWEST_REPEATS or np.ptp(first) == 0:
+        return float("nan")
+    slope, offset = np.polyfit(first, again, 1)
+    return float(np.std(again - slope * first - offset))
 
 
 def radius_to_defocus(
@@ -141,7 +136,7 @@ def radius_to_defocus(
     -------
     DefocusEstimate
         The uncertainty is that of the radius. It does not know how far the true relation is from a straight
-        line; NaN where quartiles coincide.
+        line; NaN where quartiles coincide or the radius' own is not known.
 
     References
     ----------
@@ -154,5 +149,51 @@ def radius_to_defocus(
     slope = direction.sign * spread_um / width if width > 0 else 0.0
     defocus = middle_um + slope * (radii.radius - 0.5 * (first + third))
     # A radius that does not vary, or a distribution without width, leaves no scale to measure a deviation by.
-    std = abs(slope) * radii.std if slope else np.full_like(radii.std, np.nan)
-    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), std)
+    std = abs(slope) * radii.std if slope else np.nan
+    std_um = np.full(len(defocus), std)
+    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), std_um)
+
+
+def radial_direction(
+    radii: Radii, quartiles: DefocusQuartiles, use: NDArray[np.bool_], spectra: RingSpectra, optics: Optics
+) -> RadialDirection:
+    """Find which way the radius runs, without labels, from the rings of the contrast transfer function.
+
+    Each direction gives every particle a defocus, and so a ``CTF^2`` in every Fourier ring; the power of the
+    particle's own image must go up and down with it: ``P_i(k) = S(k) CTF_i(k)^2 + N(k)`` with ``S(k) >= 0``. The
+    direction whose correlations over the particles are the more positive is the right one.
+
+    Parameters
+    ----------
+    radii, quartiles, use
+        As for :func:`radius_to_defocus`.
+    spectra
+        Ring powers of some particles.
+    optics
+        Of the microscope.
+    """
+    scores = []
+    frequency = torch.from_numpy(spectra.frequency_per_A)
+    for sign in (1, -1):
+        defocus_A = radius_to_defocus(radii, quartiles, RadialDirection(sign, 0.0), use).defocus_um * ANGSTROM_PER_UM
+        transfer = ctf_1d(frequency, torch.from_numpy(defocus_A[spectra.rows]), optics).square().double().numpy()
+        scores.append(_signed_explanation(spectra.power, transfer))
+    return RadialDirection(1 if scores[0] >= scores[1] else -1, abs(scores[0] - scores[1]))
+
+
+def known_radial_direction(radius: FloatArray, defocus_um: FloatArray) -> RadialDirection:
+    """Which way the radius runs, from defoci that are known, each of shape (m,)."""
+    ranks, known = rankdata(radius), rankdata(defocus_um)
+    if len(radius) < FEWEST_REPEATS or np.ptp(ranks) == 0 or np.ptp(known) == 0:
+        return RadialDirection(1, 0.0)
+    correlation = float(np.corrcoef(ranks, known)[0, 1])
+    return RadialDirection(1 if correlation >= 0 else -1, correlation**2)
+
+
+def _signed_explanation(power: FloatArray, transfer: FloatArray) -> float:
+    """Mean over rings of the squared rank correlation over particles, counted negative where it is negative."""
+    ranks, expected = (rankdata(values, axis=0) for values in (power, transfer))
+    ranks, expected = ranks - ranks.mean(axis=0), expected - expected.mean(axis=0)
+    norm = np.sqrt((ranks**2).sum(axis=0) * (expected**2).sum(axis=0))
+    correlation = (ranks * expected).sum(axis=0) / np.where(norm > 0, norm, 1.0)
+    return float(np.mean(np.sign(correlation) * correlation**2))

@@ -323,10 +323,6 @@ def _head(path: Path) -> bytes:
         return handle.read(65536)
 
 
-def _quoted(values: list[str]) -> list[str]:
-    return [cif.quote(value) if value == "" or any(c.isspace() for c in value) else value for value in values]
-
-
 def _loop_lines(frame: pd.DataFrame) -> Iterator[str]:
     """Header and rows of a loop; RELION ends a loop at the first blank line, so there is none inside."""
     yield "loop_"
@@ -358,7 +354,7 @@ def write_star(path: Path, blocks: Mapping[str, pd.DataFrame]) -> None:
     def lines() -> Iterator[str]:
         for name, frame in blocks.items():
             yield from ("", f"# version {VERSION_31}", "", f"data_{name}", "")
-            text = {column: _quoted(as_text(frame[column].to_numpy())) for column in frame.columns}
+            text = {name: [cif.quote(value) for value in as_text(column.to_numpy())] for name, column in frame.items()}
             yield from _loop_lines(pd.DataFrame(text))
             yield ""
 

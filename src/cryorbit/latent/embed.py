@@ -99,6 +99,45 @@ def embed(
     return Embedding(mean, log_variance, orbit, orbit_log_variance)
 
 
+@torch.no_grad()
+def embed_repeats(
+    autoencoder: Autoencoder, cache: ParticleCache, embedding: Embedding, rows: np.ndarray, seed: int
+) -> Embedding:
+    """Embed what other exposures of some particles might have looked like, to see how well latent points repeat.
+
+    The decoder's noise-free image of each particle gets the residual of another one, turned at random: noise as these
+    data have it, white or not, on a particle whose place in the latent space is known (a residual bootstrap).
+
+    Parameters
+    ----------
+    autoencoder, cache
+        As for :func:`embed`.
+    embedding
+        Of all particles.
+    rows
+        Particles to repeat, shape (m,).
+    seed
+        For the exchange of residuals.
+
+    References
+    ----------
+    Efron & Tibshirani 1993, "An introduction to the bootstrap", chapter 9.
+    """
+    generator = np.random.default_rng(seed)
+    lender = generator.permutation(rows)
+    turn = torch.from_numpy(generator.uniform(0.0, 360.0, len(rows)).astype(np.float32))
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        mean, lent_mean = (torch.from_numpy(embedding.mean[which[part]]) for which in (rows, lender))
+        drawn, lent_drawn = (autoencoder.expected_images(autoencoder.decoder(z)).squeeze(1) for z in (mean, lent_mean))
+        residual = autoencoder.target(cache.read(lender[part])).squeeze(1) - lent_drawn
+        images = drawn + rotate(residual, turn[part])
+        parts.append(embed_batch(autoencoder, images, embedding.orbit.shape[1]))
+    means, log_variances = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Embedding(means[:, 0].numpy(), log_variances[:, 0].numpy(), means.numpy(), log_variances.mean(dim=1).numpy())
+
+
 def save_embedding(path: Path, embedding: Embedding) -> None:
     """Write an embedding as an uncompressed ``.npz`` file."""
     with atomic_path(path) as beside, beside.open("wb") as handle:

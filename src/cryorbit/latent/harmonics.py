@@ -156,6 +156,12 @@ def _phase_locks(phases: ComplexArray, strongest: int) -> FloatArray:
             tie = np.abs((phases[:, a - 1] * phases[:, b - 1] * phases[:, a + b - 1].conj()).mean())
             for m in (a, b, a + b):
                 locks[m - 1] = max(locks[m - 1], tie)
+    # Orders whose sums lie beyond the highest one are tied to the strongest by powers, which noise blurs more.
+    reference = strongest + 1
+    for m in range(1, orders + 1):
+        common = gcd(m, reference)
+        relative = phases[:, m - 1] ** (reference // common) * phases[:, strongest].conj() ** (m // common)
+        locks[m - 1] = max(locks[m - 1], np.abs(relative.mean()))
     locks[strongest] = 1.0
     return locks
 

@@ -101,7 +101,7 @@ def detect_contrast(statistics: IntensityStatistics) -> Contrast:
     middle = float(np.median(contrast))
     # Standard error of a median: 1.2533 sigma / sqrt(n), with sigma from the interquartile range.
     spread = float(np.subtract(*np.percentile(contrast, [75, 25]))) / 1.349
-    error = 1.2533 * spread / np.sqrt(len(contrast))
+    error = 1.2533 * spread / float(np.sqrt(len(contrast)))
     significance = abs(middle) / error if error > 0 else (float("inf") if middle else 0.0)
     return Contrast(dark_particles=middle < 0, significance=significance)
 

@@ -21,7 +21,7 @@ def _centre_phase(size: int, new_size: int) -> Float[Tensor, " frequencies"]:
     return phase
 
 
-def fourier_crop(images: Float[Tensor, "batch n n"], new_size: int) -> Float[Tensor, "batch m m"]:
+def fourier_crop(images: Float[Tensor, "batch h w"], new_size: int) -> Float[Tensor, "batch m m"]:
     """Downsample (or, with zero padding, upsample) by cropping the Fourier transform; mean values are kept.
 
     Pixel ``n // 2`` stays the centre. The unpaired Nyquist frequency of an even size is left out, since half

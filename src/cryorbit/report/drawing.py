@@ -17,7 +17,7 @@ from cryorbit.conventions import FloatArray
 from cryorbit.io.runs import atomic_path
 
 PNG_DPI = 130
-RASTER_DPI = 220
+RASTER_DPI = 180
 MOST_DOTS = 20_000
 CELLS = 200
 # Okabe & Ito's colours, told apart with every common colour vision.
@@ -107,8 +107,8 @@ def middle_range(values: FloatArray, cut_percent: float) -> tuple[float, float]:
     if not len(finite):
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(finite, [cut_percent, 100.0 - cut_percent]))
-    least = max(1e-3, 1e-3 * abs(low))
-    return (low, high) if high - low > least else (low - 0.5 * least, high + 0.5 * least)
+    least = max(1e-3, 0.1 * abs(low)) if high == low else 0.0
+    return (low, high) if high > low else (low - 0.5 * least, high + 0.5 * least)
 
 
 def cloud(figure: Figure, axes: Axes, points: FloatArray, values: FloatArray, scale: ColourScale) -> None:
@@ -178,6 +178,7 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
     """Write ``name.png`` and ``name.pdf``; returns the bytes of the PNG."""
     png, pdf = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # what was laid out for the one holds for the other
     figure.savefig(pdf, format="pdf", dpi=RASTER_DPI, metadata={"CreationDate": None})
     for suffix, content in (("png", png), ("pdf", pdf)):
         with atomic_path(folder / f"{name}.{suffix}") as beside:

@@ -125,9 +125,9 @@ def outliers_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     _marked(panels[0], run.principal[:, :2], decided, "kept")
     panels[0].set_title("as decided", fontsize=10)
     caption = (
-        "Kept particles in grey, dropped ones in colour. Junk that differs strongly lies away from the rings; junk "
-        "that resembles particles, or lies among them in this plane, is told from them by its orbit as a whole, "
-        "which the plane does not show."
+        "Kept particles in grey, dropped ones in colour. Much junk lies off the rings, outside them or in their "
+        "middle; junk that lies among the particles in this plane is told from them by its orbit as a whole, which "
+        "the plane does not show."
     )
     if kinds is not None and truth is not None:
         _marked(panels[1], run.principal[:, :2], _commonest(kinds), "true particle")
@@ -151,6 +151,7 @@ def _commonest(kinds: NDArray[np.str_]) -> NDArray[np.str_]:
 def _marked(axes: Axes, points: FloatArray, groups: NDArray[np.str_], good_name: str) -> None:
     """Dots by group, the good ones below in grey."""
     random = np.random.default_rng(0)
+    size = float(np.clip(12_000 / len(points), 5.0, 25.0))
     names = [NO_JUNK, *sorted(set(groups.tolist()) - {NO_JUNK})]
     for number, name in enumerate(names):
         rows = np.flatnonzero(groups == name)
@@ -161,7 +162,7 @@ def _marked(axes: Axes, points: FloatArray, groups: NDArray[np.str_], good_name:
         chosen = random.choice(rows, min(len(rows), most), replace=False)
         colour = CLOUD_BACKGROUND if name == NO_JUNK else COLOURS[(number - 1) % len(COLOURS)]
         axes.scatter(
-            points[chosen, 0], points[chosen, 1], s=6 if name == NO_JUNK else 16, color=colour, linewidths=0,
+            points[chosen, 0], points[chosen, 1], s=size if name == NO_JUNK else 2.5 * size, color=colour, linewidths=0,
             marker="o" if name == NO_JUNK else MARKERS[(number - 1) % len(MARKERS)], label=label, rasterized=True,
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")

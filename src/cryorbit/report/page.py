@@ -123,7 +123,8 @@ def _truth_section(comparison: Comparison, guess_deg: float) -> str:
     parts = [
         f'<section id="truth"><h2>Against the truth</h2>\n<p>The truth is {escape(comparison.source)}. '
         "Errors are over true particles, dropped or not; angles after one shift and one sign for the whole set "
-        f"(equation 8 of the paper), wrapped before squaring. An error of about {guess_deg:.0f}° is that of a guess.</p>",
+        "(equation 8 of the paper), wrapped before squaring. "
+        f"An error of about {guess_deg:.0f}° is that of a guess.</p>",
         _table("Angle and defocus", ["", *READINGS.values()], evaluation_rows(comparison.readings)),
     ]
     if comparison.curves:

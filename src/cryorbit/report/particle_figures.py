@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from cryorbit.conventions import FloatArray
 from cryorbit.estimation.truth import Truth
@@ -20,6 +21,7 @@ GAP_PX = 2
 # The doubtful particles are a random sample of this many times as many that lie nearest to the threshold.
 DOUBTFUL_POOL = 4
 BINS = 60
+SMOOTHING_PX = 1.0
 
 
 def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG001
@@ -29,23 +31,33 @@ def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG
         reason = "The cache of images was deleted or does not fit the estimates, so no particles can be shown."
         return LeftOut(name, title, reason)
     sections = choose_particles(run)
-    images = {label: run.cache.read(rows).numpy().astype(np.float64) for label, rows in sections.items()}
-    limits = middle_range(np.concatenate([part.ravel() for part in images.values()]), 0.5)
+    images = {label: _smoothed(run.cache, rows) for label, rows in sections.items()}
+    # The first section has the best particles: junk may be too bright for the scale, but must not set it.
+    limits = middle_range(next(iter(images.values())).ravel(), 0.1)
     heights = [-(-len(part) // COLUMNS) for part in images.values()]
     figure = new_figure(10.0, 0.86 * sum(heights) + 0.45 * len(heights))
     panels = figure.subplots(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (label, part) in zip(panels, images.items(), strict=True):
-        axes.imshow(mosaic(part, limits[0]), cmap="gray", vmin=limits[0], vmax=limits[1])
+        axes.imshow(mosaic(part), cmap="gray", vmin=limits[0], vmax=limits[1])
         axes.set_axis_off()
         axes.set_title(label, fontsize=10, loc="left")
     caption = (
-        "Particles as the network sees them, on one common grey scale, in rows from left to right. The best should "
+        f"Particles as the network sees them, smoothed a little (Gaussian of {SMOOTHING_PX:g} pixel) unless the set "
+        "has no noise, on one grey scale that fits the best, in rows from left to right. The best should "
         "look like particles and the worst like junk: if good particles are among the worst, raise the threshold. "
         "The doubtful ones are an unbiased random sample of those whose score lies nearest to the threshold, on "
         "either side; the score's rule can be judged by them. "
         f"One pixel is {_pixel_size(run.cache)}."
     )
     return Plot(name, title, figure, caption, "Montage of particle images: " + "; ".join(sections) + ".")
+
+
+def _smoothed(cache: ParticleCache, rows: NDArray[np.int64]) -> FloatArray:
+    """Images of these rows, shape (m, h, w), with less noise than the eye can bear."""
+    images = cache.read(rows).numpy().astype(np.float64)
+    if cache.info.noise_free:
+        return images
+    return np.asarray(gaussian_filter(images, (0.0, SMOOTHING_PX, SMOOTHING_PX)))
 
 
 def _pixel_size(cache: ParticleCache) -> str:
@@ -79,11 +91,11 @@ def _border(run: RunRecord, ranked: NDArray[np.int64]) -> int:
     return int(run.kept[ranked].sum())
 
 
-def mosaic(images: FloatArray, fill: float) -> FloatArray:
-    """Images side by side, ``COLUMNS`` in a row, with gaps; shape (rows * (h + gap), COLUMNS * (w + gap))."""
+def mosaic(images: FloatArray) -> FloatArray:
+    """Images side by side, ``COLUMNS`` in a row with gaps of NaN; shape (rows * (h + gap), COLUMNS * (w + gap))."""
     n, height, width = images.shape
     rows = -(-n // COLUMNS)
-    sheet = np.full((rows, height + GAP_PX, COLUMNS, width + GAP_PX), fill)
+    sheet = np.full((rows, height + GAP_PX, COLUMNS, width + GAP_PX), np.nan)
     for k, image in enumerate(images):
         sheet[k // COLUMNS, :height, k % COLUMNS, :width] = image
     return sheet.reshape(rows * (height + GAP_PX), COLUMNS * (width + GAP_PX))
@@ -102,7 +114,8 @@ def histograms(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
         "Left, the outlier score of all particles on a logarithmic scale of counts; particles right of the dashed "
         "line were dropped. A second hump on the right is a group of junk; without one, the threshold is a matter "
         "of taste. Middle, the predicted standard deviation of the angle of kept particles, read from the orbits "
-        f"and by the paper's plane formula; {UNKNOWN_ANGLE_STD_DEG / run.isotropy_order:.1f} degrees means that nothing is known. "
+        f"and by the paper's plane formula; {UNKNOWN_ANGLE_STD_DEG / run.isotropy_order:.1f} degrees means that "
+        "nothing is known. "
         "Right, the defocus of kept particles. Quartiles of the latent's defocus are matched to known ones, so its "
         "spread agrees by construction and is no test. Extreme values are counted in the outermost bins."
     )

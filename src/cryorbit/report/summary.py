@@ -10,8 +10,9 @@ from cryorbit.report.comparison import NO_JUNK, Comparison
 from cryorbit.report.record import RunRecord
 
 NOTHING = "–"
-# Below this rank correlation the radius hardly follows the images' frequency content.
-WEAK_CORRELATION = 0.3
+# Squared correlation below which the direction of the radius is called uncertain: a choice, well above what
+# chance gives with a hundred particles.
+WEAK_EVIDENCE = 0.05
 
 
 def count(value: float) -> str:
@@ -76,7 +77,7 @@ def key_numbers(run: RunRecord, comparison: Comparison | None) -> dict[str, str]
     """The four numbers at the head of the page, and the errors where the truth is known."""
     numbers = {
         "particles": count(len(run)),
-        "kept": f"{count(run.kept.sum())} ({percent(float(run.kept.sum()), len(run))})",
+        f"kept ({percent(float(run.kept.sum()), len(run))})": count(run.kept.sum()),
         "predicted angle deviation (median)": degrees(angle_deviation_deg(run)),
         "predicted defocus deviation (median)": micrometres(defocus_deviation_um(run)),
     }
@@ -164,31 +165,35 @@ def _plane(run: RunRecord) -> str:
 
 
 def _defocus(run: RunRecord) -> str:
-    median = defocus_deviation_um(run)
-    if written_defocus_kept(run):
-        text = "The input file's defocus was kept in the output; the latent's own estimate is beside it"
-        text += f", with a median predicted deviation of {micrometres(median)}." if median is not None else "."
-    elif median is None and not same_defoci(run):
-        return "The run stored no deviations of its defoci, so it is not known how well they are known."
-    elif not same_defoci(run):
-        text = (
-            f"Defoci are read from the latent space, with a median predicted deviation of {micrometres(median)}; "
-            "that does not know how far the relation of radius and defocus is from a straight line."
-        )
-    else:
-        text = "Defoci are read from the latent space."
+    text = _defocus_deviation(run)
     if same_defoci(run):
         return f"{text} All defoci that are known are the same, so nothing can be learnt about the latent's."
     known_from = run.fact("defocus", "known_from")
     if known_from:
-        text += f" The scale of the latent's defocus comes from the quartiles of a known distribution ({known_from}), not from the images."
-    correlation = run.number("chart", "radial_correlation")
-    if correlation is not None and abs(correlation) < WEAK_CORRELATION:
         text += (
-            f" The radius hardly follows the images' frequency content (rank correlation {correlation:.2f}), so "
-            "even the direction of the latent's defocus is uncertain."
+            " The scale of the latent's defocus comes from the quartiles of a known distribution "
+            f"({known_from}), not from the images."
+        )
+    evidence = run.number("chart", "radial_evidence")
+    if evidence is not None and evidence < WEAK_EVIDENCE:
+        text += (
+            f" The latent radius hardly follows the defocus (squared correlation {evidence:.3f}), so even the "
+            "direction of the latent's defocus is uncertain."
         )
     return text
+
+
+def _defocus_deviation(run: RunRecord) -> str:
+    median = defocus_deviation_um(run)
+    if written_defocus_kept(run):
+        text = "The input file's defocus was kept in the output; the latent's own estimate is beside it"
+        return text + (f", with a median predicted deviation of {micrometres(median)}." if median is not None else ".")
+    if median is None:
+        return "Defoci are read from the latent space; it is not known how well."
+    return (
+        f"Defoci are read from the latent space, with a median predicted deviation of {micrometres(median)}; "
+        "that does not know how far the relation of radius and defocus is from a straight line."
+    )
 
 
 def _truth(comparison: Comparison, reading: str) -> str:

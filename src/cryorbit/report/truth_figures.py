@@ -97,7 +97,7 @@ def roc_curves(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     curves = compare(run, truth).curves
     if not curves:
         return LeftOut(name, title, "There are no scores, or not both junk and true particles, to compare.")
-    figure = new_figure(6.0, 5.6)
+    figure = new_figure(5.4, 5.1)
     axes = figure.subplots()
     for number, (detector, curve) in enumerate(curves.items()):
         false_rate, true_rate = _thinned(curve)
@@ -167,4 +167,5 @@ def _against_normal(axes: Axes, scaled: dict[str, FloatArray]) -> None:
         )  # fmt: skip
     centre = np.linspace(-WIDEST_SIGMAS, WIDEST_SIGMAS, 241)
     axes.plot(centre, np.exp(-0.5 * centre**2) / np.sqrt(2 * np.pi), color="black", linewidth=1, label="normal")
+    axes.set_ylim(0.0, 1.3 * axes.get_ylim()[1])  # room for the legend
     axes.legend(fontsize=8, loc="upper right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path}: there is no trained model; run `cryorbit train` first.")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
         raise RunFolderError(f"{path}: is damaged ({type(error).__name__}); train again.") from error
     return state
 

@@ -1,0 +1,28 @@
+"""Tiny simulated sets for the tests of whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryorbit import make_config, simulate
+from cryorbit.simulation import make_simulation_config, phantom_projection
+
+TINY_RUN = {
+    "preprocessing": {"box_size": 32},
+    "model": {"base_width": 4, "n_blocks": 3, "discriminator_width": 4, "discriminator_blocks": 3},
+    "training": {"epochs": 2, "precision": "32-true", "accelerator": "cpu"},
+    "estimation": {"defocus_prior": "blind"},
+}
+
+
+def tiny_config(**changes):
+    return make_config("fast", {**TINY_RUN, **changes})
+
+
+def tiny_set(folder: Path, images: int = 60, seed: int = 1, **changes) -> Path:
+    """A simulated set of 48 px images; gives the path of its STAR file."""
+    config = make_simulation_config(
+        "demo", {"images": images, "seed": seed, "box": 48, "pixel_size_A": 8.0, "snr": 0.5, **changes}
+    )
+    simulate(folder, phantom_projection(), config)
+    return folder / "particles.star"

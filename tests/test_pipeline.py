@@ -1,0 +1,189 @@
+"""Whole runs on a tiny set: every file, every row, the same result however often they are interrupted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+
+import cryorbit as co
+from cryorbit import pipeline
+from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
+from cryorbit.estimation.truth import evaluate_tables, read_truth
+from cryorbit.io.star import read_star
+
+from .pipeline_sets import tiny_config, tiny_set
+
+OUR_COLUMNS = {
+    "rlnAnglePsi", "rlnDefocusU", "rlnDefocusV", "rlnParticleSelectZScore", "cryorbitAnglePsiStd",
+    "cryorbitDefocusStd", "cryorbitOutlierProbability", "cryorbitOutlierScore", "cryorbitWeight",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory):
+    return tiny_set(tmp_path_factory.mktemp("set") / "s")
+
+
+@pytest.fixture(scope="module")
+def finished(star, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return co.run(co.read_particles(star), out, tiny_config(), truth=star.with_name("truth.star"))
+
+
+def test_a_run_leaves_every_promised_file(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert {
+        "particles.star", "particles_kept.star", "particles_dropped.star", "estimates.parquet", "latent.parquet",
+        "checkpoint", "metrics.jsonl", "figures", "report.html", "run.json",
+    } <= names  # fmt: skip
+    manifest = json.loads((finished.folder / "run.json").read_text())
+    assert manifest["finished"]
+    assert set(manifest["stages"]) == set(pipeline.STAGES)
+    assert {"version", "configuration", "seeds", "input", "isotropy_order", "stages"} <= manifest.keys()
+
+
+def test_every_row_and_column_of_the_input_is_there(finished, star):
+    before, after = starfile.read(star)["particles"], starfile.read(finished.folder / "particles.star")["particles"]
+    assert set(before.columns) | OUR_COLUMNS <= set(after.columns)
+    untouched = [column for column in before.columns if column not in OUR_COLUMNS]
+    pd.testing.assert_frame_equal(after[untouched], before[untouched])
+    parts = [starfile.read(finished.folder / f"particles_{part}.star") for part in ("kept", "dropped")]
+    names = [name for part in parts for name in np.atleast_1d(np.asarray(part["particles"]["rlnImageName"]))]
+    assert sorted(names) == sorted(before["rlnImageName"])
+
+
+def test_the_numbers_of_all_files_agree(finished):
+    estimates = pd.read_parquet(finished.folder / "estimates.parquet")
+    latent = pd.read_parquet(finished.folder / "latent.parquet")
+    table = finished.particles
+    assert (estimates["id"] == latent["id"]).all()
+    np.testing.assert_allclose(table.psi_deg, estimates["psi_deg"], atol=1e-6)
+    np.testing.assert_allclose(table.defocus_A, estimates["defocus_um"] * 1e4, atol=1e-2)
+    np.testing.assert_allclose(table.numbers("cryorbitWeight"), np.expm1(estimates["defocus_um"]), rtol=1e-4)
+    kept = read_star(finished.folder / "particles_kept.star", check_images=False)
+    assert len(kept) == estimates["kept"].sum() == len(finished.kept)
+    assert (estimates["psi_std_deg"] > 0).all()
+    assert estimates["outlier_probability"].between(0, 1).all()
+
+
+def test_evaluation_knows_the_truth_whatever_the_order(finished, star):
+    table = read_star(finished.folder / "particles.star", check_images=False)
+    truth = star.with_name("truth.star")
+    metrics = evaluate_tables(table, read_truth(truth, table))
+    assert metrics.inliers == 54
+    assert metrics.outlier_auc is not None
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    again = evaluate_tables(shuffled, read_truth(truth, shuffled))
+    assert np.isclose(again.angle_rmse_deg, metrics.angle_rmse_deg)
+    assert np.isclose(again.outlier_auc, metrics.outlier_auc)
+
+
+def test_a_truth_of_other_particles_is_refused(finished, tmp_path):
+    table = read_star(finished.folder / "particles.star", check_images=False)
+    other = tiny_set(tmp_path / "other", images=30)
+    with pytest.raises(ParticleDataError, match="has no row for"):
+        read_truth(other.with_name("truth.star"), table)
+
+
+@pytest.mark.parametrize("stage", pipeline.STAGES[:-1])
+def test_an_interrupted_run_goes_on_to_the_same_result(finished, star, tmp_path, stage):
+    class Interrupt(BaseException):
+        pass
+
+    class Interrupter:
+        def stage(self, title):
+            if title == pipeline.TITLES[pipeline.STAGES[pipeline.STAGES.index(stage) + 1]]:
+                raise Interrupt
+
+        def advance(self, done, total, note=""):
+            pass
+
+        say = stage
+
+    with pytest.raises(Interrupt):
+        co.run(star, tmp_path / "run", tiny_config(), observer=Interrupter())
+    result = co.run(star, tmp_path / "run", tiny_config())
+    pd.testing.assert_frame_equal(result.estimates, finished.estimates)
+
+
+def test_a_run_is_refused_over_another_and_over_itself(finished, star):
+    for config in (tiny_config(), tiny_config(seed=2)):
+        with pytest.raises(RunFolderError, match="--overwrite"):
+            co.run(star, finished.folder, config)
+
+
+def test_estimates_can_be_done_again_with_other_settings(star, tmp_path):
+    first = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    again = co.rerun(tmp_path / "run", "estimate", estimation={"defocus_range_um": (1.0, 5.0)})
+    assert again.estimates["defocus_um"].median() > first.estimates["defocus_um"].median()
+    given = co.rerun(tmp_path / "run", "estimate", estimation={"defocus_prior": "given"})
+    np.testing.assert_allclose(given.particles.defocus_A, co.read_particles(star).defocus_A)
+    assert "cryorbitLatentDefocus" in given.particles
+    np.testing.assert_array_equal(given.estimates["psi_deg"], first.estimates["psi_deg"])
+
+
+def test_a_deleted_cache_is_made_again(star, tmp_path):
+    import shutil
+
+    first = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    shutil.rmtree(tmp_path / "run" / "cache")
+    again = co.rerun(tmp_path / "run", "estimate")
+    pd.testing.assert_frame_equal(again.estimates, first.estimates)
+
+
+def test_dark_particles_give_the_same_result(finished, star, tmp_path):
+    import mrcfile
+
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    (folder / "particles.star").write_text(star.read_text())
+    with mrcfile.open(star.with_name("particles.mrcs")) as white, mrcfile.new(folder / "particles.mrcs") as dark:
+        dark.set_data(-white.data)
+        dark.set_image_stack()
+    said = []
+
+    class Listener:
+        def stage(self, title):
+            pass
+
+        def advance(self, done, total, note=""):
+            pass
+
+        def say(self, text):
+            said.append(text)
+
+    result = co.run(folder / "particles.star", tmp_path / "run", tiny_config(), until="estimate", observer=Listener())
+    assert any("inverted" in text for text in said)
+    np.testing.assert_allclose(result.estimates["outlier_score"], finished.estimates["outlier_score"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_a_handful_of_particles_runs_to_the_end(star, tmp_path, n):
+    result = co.run(co.read_particles(star).take(np.arange(n)), tmp_path / "run", tiny_config())
+    assert len(result.particles) == n
+    assert (result.estimates["psi_std_deg"] > 100).all()
+    assert result.report is not None
+
+
+def test_trusting_a_defocus_that_is_not_there_is_refused(star, tmp_path):
+    from cryorbit.results import resolve_prior
+
+    table = co.read_particles(star)
+    bare = table.frame.drop(columns=["rlnDefocusU", "rlnDefocusV"])
+    import dataclasses
+
+    without = dataclasses.replace(table, frame=bare)
+    config = tiny_config(estimation={"defocus_prior": "given"})
+    with pytest.raises(ConfigurationError, match="--defocus-prior blind"):
+        resolve_prior(without, config.estimation)
+    assert resolve_prior(without, tiny_config(estimation={}).estimation) == "blind"
+    assert resolve_prior(table, tiny_config(estimation={}).estimation) == "given"
+
+
+def test_one_network_learns_what_another_run_learns(star, tmp_path, finished):
+    again = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    pd.testing.assert_frame_equal(again.estimates, finished.estimates)

@@ -1,0 +1,160 @@
+"""Training learns, resumes exactly, stops in time, and says when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cryorbit import make_config
+from cryorbit.config import PreprocessingConfig
+from cryorbit.errors import RunFolderError
+from cryorbit.io.mrc import ImageStack
+from cryorbit.particles import ImageLocations
+from cryorbit.preprocessing.dataset import build_cache
+from cryorbit.training.checkpoint import BEST, LAST, load_autoencoder, load_checkpoint
+from cryorbit.training.guard import Guard, active_axes
+from cryorbit.training.loop import epochs_for, read_metrics, split_rows, train
+
+from ..io.conftest import write_stack
+
+TINY = {
+    "preprocessing": {"box_size": 16},
+    "model": {"base_width": 4, "n_blocks": 2, "discriminator_width": 4, "discriminator_blocks": 2, "latent_dim": 3},
+    "training": {"epochs": 3, "batch_size": 16, "precision": "32-true", "accelerator": "cpu"},
+}
+
+
+def tiny(**training):
+    return make_config("fast", {**TINY, "training": {**TINY["training"], **training}})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    y, x = np.mgrid[:16, :16] - 8
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 96)[:, None, None]
+    images = np.exp(-((x - 3 * np.cos(angle)) ** 2 + (y - 3 * np.sin(angle)) ** 2) / 8)
+    images = (images + np.random.default_rng(1).normal(0, 0.3, images.shape)).astype(np.float32)
+    path = write_stack(folder / "a.mrcs", images)
+    rows = np.arange(len(images))
+    stack = ImageStack(ImageLocations((path,), np.zeros_like(rows), rows))
+    names = np.array([f"{i}@a.mrcs" for i in rows], dtype=object)
+    return build_cache(stack, 3.0, folder / "shards", PreprocessingConfig(box_size=16), names)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+def test_training_lowers_the_loss_and_logs_every_term(cache, tmp_path):
+    train(cache, tiny(epochs=15), tmp_path / "c", tmp_path / "metrics.jsonl")
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["epoch"] for record in records] == list(range(1, 16))
+    assert records[-1]["validation_total"] < records[0]["validation_total"]
+    terms = {"reconstruction", "kl", "adversarial", "cone", "total"}
+    for record in records:
+        assert {f"{part}_{term}" for part in ("train", "validation") for term in terms} <= record.keys()
+        weighted = record["train_reconstruction"] + record["train_kl"] + 0.01 * record["train_adversarial"]
+        assert np.isclose(record["train_total"], weighted, rtol=1e-4)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(cache, tmp_path):
+    train(cache, tiny(), tmp_path / "whole", tmp_path / "whole.jsonl")
+
+    class Interrupt(Exception):
+        pass
+
+    def stop_after_first(epoch, *_):
+        if epoch == 1:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        train(cache, tiny(), tmp_path / "parts", tmp_path / "parts.jsonl", stop_after_first)
+    # An epoch that was logged, but whose checkpoint an interrupt prevented, must not be logged twice.
+    with (tmp_path / "parts.jsonl").open("a") as handle:
+        handle.write(json.dumps({"epoch": 2, "warnings": []}) + '\n{"epoch": 3, "tra')
+    train(cache, tiny(), tmp_path / "parts", tmp_path / "parts.jsonl")
+    for name in (LAST, BEST):
+        one, other = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "parts"))
+        same(one["autoencoder"], other["autoencoder"])
+        same(one["discriminator"], other["discriminator"])
+    logs = [read_metrics(tmp_path / f"{name}.jsonl") for name in ("whole", "parts")]
+    for record in (*logs[0], *logs[1]):
+        record.pop("images_per_second")
+    assert logs[0] == logs[1]
+
+
+def test_the_seed_decides(cache, tmp_path):
+    states = []
+    for number, seed in enumerate((1, 1, 2)):
+        config = tiny(epochs=1).model_copy(update={"seed": seed})
+        train(cache, config, tmp_path / str(number), tmp_path / f"{number}.jsonl")
+        states.append(load_checkpoint(tmp_path / str(number) / BEST)["autoencoder"])
+    same(states[0], states[1])
+    assert not torch.equal(states[0]["encoder.mean.weight"], states[2]["encoder.mean.weight"])
+
+
+def test_training_stops_when_validation_no_longer_improves(cache, tmp_path):
+    # A rate so high that no epoch betters the first for long.
+    config = tiny(epochs=40, patience=2, learning_rate=0.5, schedule="constant")
+    result = train(cache, config, tmp_path / "c", tmp_path / "m.jsonl")
+    assert result.epochs == result.best_epoch + 2 < 40
+
+
+def test_without_the_gan_there_is_no_discriminator_loss(cache, tmp_path):
+    config = make_config("fast", {**TINY, "model": {**TINY["model"], "lambda_GAN": 0.0}})
+    train(cache, config, tmp_path / "c", tmp_path / "m.jsonl")
+    (record, *_) = read_metrics(tmp_path / "m.jsonl")
+    assert "train_discriminator" not in record
+    assert record["train_adversarial"] == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_both_presets_train_in_both_precisions(cache, tmp_path, preset, precision):
+    config = make_config(preset, {**TINY, "training": {**TINY["training"], "epochs": 1, "precision": precision}})
+    result = train(cache, config, tmp_path / "c", tmp_path / "m.jsonl")
+    assert np.isfinite(read_metrics(tmp_path / "m.jsonl")[0]["validation_total"])
+    autoencoder = load_autoencoder(tmp_path / "c" / BEST, config.model)
+    images = cache.read(np.arange(4))
+    assert torch.equal(autoencoder.encode(images).mean, result.autoencoder.encode(images).mean)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, (1, 1)), (2, (1, 1)), (7, (6, 1)), (100, (80, 20))])
+def test_rows_are_split_without_overlap(n, expected):
+    training, validation = split_rows(n, 0.2, seed=0)
+    assert (len(training), len(validation)) == expected
+    assert n == 1 or not set(training) & set(validation)
+    assert set(training) | set(validation) == set(range(n))
+
+
+def test_a_large_set_needs_fewer_epochs():
+    assert epochs_for(1600, 40, 120_000) == 40
+    assert epochs_for(100_000, 40, 120_000) == 2
+    assert epochs_for(10**7, 40, 120_000) == 1
+    assert epochs_for(10**7, 40, None) == 40
+
+
+def test_the_guard_speaks_once_and_only_when_it_must():
+    rng = np.random.default_rng(0)
+    healthy, collapsed = rng.normal(size=(50, 3)), np.zeros((50, 3))
+    assert [Guard().watch(1.3, healthy) for _ in range(9)] == [[]] * 9
+    guard = Guard()
+    said = [guard.watch(0.01, collapsed) for _ in range(9)]
+    assert [len(warnings) for warnings in said] == [0, 0, 2, 0, 0, 0, 0, 0, 0]
+    assert "discriminator has won" in said[2][0]
+    assert "collapsed" in said[2][1]
+    assert active_axes(np.stack([rng.normal(size=50), np.zeros(50)], 1)) == 1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="there is no trained model"):
+        load_checkpoint(tmp_path / BEST)
+    (tmp_path / BEST).write_bytes(b"nonsense")
+    with pytest.raises(RunFolderError, match=r"best\.pt: is damaged"):
+        load_checkpoint(tmp_path / BEST)
