@@ -86,7 +86,7 @@ def faults(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(faults, name, sentence):
-    code, out, err = call("run", faults / f"{name}.star", "--out", faults / "out")
+    code, _, err = call("run", faults / f"{name}.star", "--out", faults / "out")
     assert code == 2
     assert sentence in err
     assert len(err.strip().splitlines()) == 1

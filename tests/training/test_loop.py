@@ -16,7 +16,8 @@ from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import build_cache
 from cryorbit.training.checkpoint import BEST, LAST, load_autoencoder, load_checkpoint
 from cryorbit.training.guard import Guard, active_axes
-from cryorbit.training.loop import epochs_for, read_metrics, split_rows, train
+from cryorbit.training.loop import epochs_for, split_rows, train
+from cryorbit.training.metrics import read_metrics
 
 from ..io.conftest import write_stack
 

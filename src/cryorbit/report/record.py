@@ -19,7 +19,7 @@ from cryorbit.conventions import FloatArray
 from cryorbit.errors import RunFolderError
 from cryorbit.io.runs import MANIFEST
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.training.loop import read_metrics
+from cryorbit.training.metrics import read_metrics
 
 AXES_SHOWN = 3
 DEFAULT_THRESHOLD = 0.5

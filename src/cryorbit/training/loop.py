@@ -6,7 +6,6 @@ equals one that was not.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryorbit.config import RunConfig
-from cryorbit.io.runs import atomic_path, write_text
+from cryorbit.io.runs import atomic_path
 from cryorbit.model import losses
 from cryorbit.model.losses import LossTerms, LossWeights
 from cryorbit.model.vaegan import Autoencoder, AutoencoderOutput, build_networks
@@ -31,6 +30,7 @@ from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state, save_checkpoint
 from cryorbit.training.guard import Guard, active_axes
+from cryorbit.training.metrics import append_record, drop_epochs_after, read_metrics
 
 # Fabric announces its precision on every start, which is no news to a user.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -291,11 +291,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(cache, config, folder)
     trainer.resume()
-    _drop_epochs_after(metrics, trainer.progress.epoch)
+    drop_epochs_after(metrics, trainer.progress.epoch)
     guard = Guard()
     while not trainer.progress.finished:
         record = _one_epoch(trainer, guard)
-        _append_record(metrics, record)
+        append_record(metrics, record)
         save_checkpoint(folder / LAST, trainer.state())
         if report is not None:
             numbers = {name: value for name, value in record.items() if isinstance(value, float)}
@@ -350,29 +350,3 @@ def _save_preview(trainer: _Trainer) -> None:
     arrays = {"images": output.target.float().cpu().numpy(), "drawn": drawn.float().cpu().numpy()}
     with atomic_path(path) as beside, beside.open("wb") as handle:
         np.savez(handle, rows=rows, **arrays)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every epoch's line of a metrics file; a line that an interrupt cut short is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-def _drop_epochs_after(path: Path, epoch: int) -> None:
-    """Forget epochs that were logged but whose checkpoint an interrupt prevented."""
-    records = read_metrics(path)
-    kept = [record for record in records if record["epoch"] <= epoch]
-    if path.is_file() and len(kept) != len(path.read_text(encoding="utf-8").splitlines()):
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-
-def _append_record(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record) + "\n")
