@@ -2,8 +2,8 @@
 
     python benchmarks/throughput.py [--images 1024] [--steps 20] [--presets fast,paper] [--batches 16,32,128]
 
-Images are random: speed does not depend on what they show. Compare ratios within one table; a shared machine is never twice
-the same. "per CPU second" counts the process's own time on all cores.
+Images are random: speed does not depend on what they show. Compare ratios within one table; a shared machine is never
+twice the same. "per CPU second" counts the process's own time on all cores.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class _Job:
 
     def warn(self, text: str) -> None:
         """Tell the user now, and again in the report."""
-        warnings = self.folder.manifest["warnings_by_stage"].setdefault(self._stage, [])
+        warnings = self.folder.manifest.setdefault("warnings_by_stage", {}).setdefault(self._stage, [])
         if text not in warnings:
             warnings.append(text)
             self.observer.say(f"Warning: {text}")
@@ -236,7 +236,7 @@ class _Job:
             if number < first_again and self.folder.stage_done(stage):
                 continue
             self._stage = stage
-            self.folder.manifest["warnings_by_stage"].pop(stage, None)
+            self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()
             facts = actions[stage]()

@@ -16,14 +16,15 @@ from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, particle_weight
 from cryorbit.errors import ConfigurationError
 from cryorbit.estimation.defocus import (
     DefocusEstimate,
-    DefocusQuartiles,
+    KnownDefocus,
     RadialDirection,
     Radii,
     known_radial_direction,
+    match_quantiles,
+    match_quartiles,
     orbit_radii,
     plane_radii,
     radial_direction,
-    radius_to_defocus,
 )
 from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_angle
 from cryorbit.io import write_particles
@@ -146,12 +147,12 @@ def resolve_prior(particles: ParticleTable, settings: EstimationConfig) -> str:
     return settings.defocus_prior or ("given" if particles.has_defocus else "blind")
 
 
-def _known_quartiles(particles: ParticleTable, settings: EstimationConfig, prior: str) -> tuple[DefocusQuartiles, str]:
+def _known_defocus(particles: ParticleTable, settings: EstimationConfig, prior: str) -> tuple[KnownDefocus, str]:
     if settings.defocus_range_um is not None:
-        return DefocusQuartiles.of_range(*settings.defocus_range_um), "the range asked for"
+        return KnownDefocus.of_range(*settings.defocus_range_um), "the range asked for"
     if prior != "blind":
-        return DefocusQuartiles.of_values(particles.defocus_A / ANGSTROM_PER_UM), "the file's own values"
-    return DefocusQuartiles.of_range(*USUAL_DEFOCUS_UM), "the usual range of 0.5 to 2.5 um, an assumption"
+        return KnownDefocus.of_values(particles.defocus_A / ANGSTROM_PER_UM), "the file's own values"
+    return KnownDefocus.of_range(*USUAL_DEFOCUS_UM), "the usual range of 0.5 to 2.5 um, an assumption"
 
 
 def estimate_from_latent(
@@ -175,19 +176,20 @@ def estimate_from_latent(
         Spectra and repeated exposures of some particles: they tell the radial direction, and how well radii repeat.
     """
     prior = resolve_prior(particles, settings)
-    quartiles, known_from = _known_quartiles(particles, settings, prior)
+    known, known_from = _known_defocus(particles, settings, prior)
     axes, harmonics = fit_plane(embedding, kept), fit_harmonics(embedding, kept)
 
-    def read_defocus(radii: Radii) -> tuple[DefocusEstimate, RadialDirection]:
+    def find_direction(radii: Radii) -> RadialDirection:
         if prior == "blind":
-            direction = radial_direction(radii, quartiles, kept, sample.spectra, usual_optics(particles))
-        else:
-            rows = sample.rows
-            direction = known_radial_direction(radii.radius[rows], particles.defocus_A[rows] / ANGSTROM_PER_UM)
-        return radius_to_defocus(radii, quartiles, direction, kept), direction
+            return radial_direction(radii, known, kept, sample.spectra, usual_optics(particles))
+        rows = sample.rows
+        return known_radial_direction(radii.radius[rows], particles.defocus_A[rows] / ANGSTROM_PER_UM)
 
-    orbit_defocus, direction = read_defocus(orbit_radii(embedding, sample.rows, sample.repeats))
-    plane_defocus, _ = read_defocus(plane_radii(embedding, axes, sample.rows, sample.repeats))
+    of_orbit = orbit_radii(embedding, sample.rows, sample.repeats)
+    of_plane = plane_radii(embedding, axes, sample.rows, sample.repeats)
+    direction = find_direction(of_orbit)
+    orbit_defocus = match_quantiles(of_orbit, known, direction, kept)
+    plane_defocus = match_quartiles(of_plane, known, find_direction(of_plane), kept)
     orbit = Reading(orbit_angle(embedding, harmonics), orbit_defocus)
     plane = Reading(plane_angle(embedding, axes), plane_defocus)
     chosen = orbit if settings.chart == "orbit" else plane
@@ -200,7 +202,7 @@ def estimate_from_latent(
             "identifiable": harmonics.identifiable, "radial_evidence": direction.evidence,
         },
         "defocus": {
-            "prior": prior, "quartiles_um": [quartiles.first_um, quartiles.third_um], "known_from": known_from,
+            "prior": prior, "quartiles_um": known.quantile([0.25, 0.75]).tolist(), "known_from": known_from,
         },
     }  # fmt: skip
     warnings = _warnings(particles, settings, prior, harmonics, axes, direction)

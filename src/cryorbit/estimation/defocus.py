@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.stats import rankdata
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.latent.embed import Embedding
@@ -17,25 +17,38 @@ from cryorbit.preprocessing.spectrum import RingSpectra
 
 LOWEST_DEFOCUS_UM = 0.05
 FEWEST_REPEATS = 20
+QUANTILES = 201
+SMALLEST_STD_UM = 1e-3
+# Midpoints of eight equally likely parts of the normal distribution.
+NORMAL_STEPS = norm.ppf((np.arange(8) + 0.5) / 8)
 
 
 @dataclass(frozen=True)
-class DefocusQuartiles:
-    """First and third quartile of the defocus of a data set, in micrometres."""
+class KnownDefocus:
+    """Distribution of the defocus of a data set, which is known while the defocus of each particle is not.
 
-    first_um: float
-    third_um: float
+    Attributes
+    ----------
+    levels_um
+        Quantiles at evenly spaced probabilities from 0 to 1, in micrometres.
+    """
+
+    levels_um: FloatArray
 
     @classmethod
-    def of_range(cls, low_um: float, high_um: float) -> DefocusQuartiles:
-        """Quartiles of the uniform distribution on a known range, as the paper assumes."""
-        return cls(low_um + 0.25 * (high_um - low_um), low_um + 0.75 * (high_um - low_um))
+    def of_range(cls, low_um: float, high_um: float) -> KnownDefocus:
+        """Uniform on a known range, as the paper assumes."""
+        return cls(np.array([low_um, high_um]))
 
     @classmethod
-    def of_values(cls, defocus_um: FloatArray) -> DefocusQuartiles:
-        """Quartiles of a known distribution, such as the micrographs' own fits."""
-        first, third = np.percentile(defocus_um, [25, 75])
-        return cls(float(first), float(third))
+    def of_values(cls, defocus_um: FloatArray) -> KnownDefocus:
+        """That of known values, such as the micrographs' own fits."""
+        return cls(np.quantile(defocus_um, np.linspace(0.0, 1.0, QUANTILES)))
+
+    def quantile(self, probability: ArrayLike) -> FloatArray:
+        """Defocus below which this share of the particles lies."""
+        evenly = np.linspace(0.0, 1.0, len(self.levels_um))
+        return np.interp(np.asarray(probability, dtype=np.float64), evenly, self.levels_um)
 
 
 @dataclass(frozen=True)
@@ -116,46 +129,67 @@ def _repeat_std(first: FloatArray, again: FloatArray) -> float:
     return float(np.std(again - slope * first - offset))
 
 
-def radius_to_defocus(
-    radii: Radii, quartiles: DefocusQuartiles, direction: RadialDirection, use: NDArray[np.bool_]
+def match_quartiles(
+    radii: Radii, known: KnownDefocus, direction: RadialDirection, use: NDArray[np.bool_]
 ) -> DefocusEstimate:
-    """Map the latent radius to defocus by matching quartiles.
+    """Map the latent radius to defocus along the straight line that matches the quartiles.
 
     Parameters
     ----------
     radii
         Coordinate across the orbits.
-    quartiles
-        Of the known distribution of the defocus.
+    known
+        Distribution of the defocus.
     direction
         Which way the radius runs.
     use
-        Particles whose radii give the quartiles, shape (n,): junk has radii of its own.
+        Particles whose radii are matched, shape (n,): junk has radii of its own.
 
     Returns
     -------
     DefocusEstimate
-        The uncertainty is that of the radius. It does not know how far the true relation is from a straight
-        line; NaN where quartiles coincide or the radius' own is not known.
+        The uncertainty is that of the radius. It does not know how far the true relation is from a straight line; NaN
+        where quartiles coincide or the radius' own is not known.
 
     References
     ----------
     Equation 7 of the paper, there for a uniform distribution on [0.5, 2.5] um and a growing radius.
     """
     first, third = np.percentile(radii.radius[use] if use.any() else radii.radius, [25, 75])
-    width = third - first
-    spread_um = quartiles.third_um - quartiles.first_um
-    middle_um = 0.5 * (quartiles.first_um + quartiles.third_um)
-    slope = direction.sign * spread_um / width if width > 0 else 0.0
-    defocus = middle_um + slope * (radii.radius - 0.5 * (first + third))
+    first_um, third_um = known.quantile([0.25, 0.75])
+    slope = direction.sign * (third_um - first_um) / (third - first) if third > first else 0.0
+    defocus = 0.5 * (first_um + third_um) + slope * (radii.radius - 0.5 * (first + third))
     # A radius that does not vary, or a distribution without width, leaves no scale to measure a deviation by.
     std = abs(slope) * radii.std if slope else np.nan
-    std_um = np.full(len(defocus), std)
-    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), std_um)
+    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), np.full(len(defocus), std))
+
+
+def match_quantiles(
+    radii: Radii, known: KnownDefocus, direction: RadialDirection, use: NDArray[np.bool_]
+) -> DefocusEstimate:
+    """Map the latent radius to defocus along the curve that matches all quantiles, not the quartiles alone.
+
+    The relation of radius and defocus is monotone but not straight: it flattens where contrast no longer grows.
+    Parameters and returns as for :func:`match_quartiles`; the uncertainty is how far a repeated
+    radius moves along the curve.
+    """
+    ordered = np.sort(direction.sign * (radii.radius[use] if use.any() else radii.radius))
+    shares = (np.arange(len(ordered)) + 0.5) / len(ordered)
+
+    def defocus_at(shift: float) -> FloatArray:
+        return known.quantile(np.interp(direction.sign * radii.radius + shift, ordered, shares))
+
+    defocus = defocus_at(0.0)
+    std_um = np.nan
+    if ordered[0] < ordered[-1] and np.ptp(known.levels_um) > 0 and np.isfinite(radii.std):
+        # One deviation for all: where the curve flattens at its ends, its slope would promise too much.
+        moves = np.stack([defocus_at(step * radii.std) - defocus for step in NORMAL_STEPS])
+        std_um = max(float(np.sqrt(np.mean((moves[:, use] if use.any() else moves) ** 2))), SMALLEST_STD_UM)
+    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), np.full(len(defocus), std_um))
 
 
 def radial_direction(
-    radii: Radii, quartiles: DefocusQuartiles, use: NDArray[np.bool_], spectra: RingSpectra, optics: Optics
+    radii: Radii, known: KnownDefocus, use: NDArray[np.bool_], spectra: RingSpectra, optics: Optics
 ) -> RadialDirection:
     """Find which way the radius runs, without labels, from the rings of the contrast transfer function.
 
@@ -165,8 +199,8 @@ def radial_direction(
 
     Parameters
     ----------
-    radii, quartiles, use
-        As for :func:`radius_to_defocus`.
+    radii, known, use
+        As for :func:`match_quantiles`.
     spectra
         Ring powers of some particles.
     optics
@@ -175,7 +209,7 @@ def radial_direction(
     scores = []
     frequency = torch.from_numpy(spectra.frequency_per_A)
     for sign in (1, -1):
-        defocus_A = radius_to_defocus(radii, quartiles, RadialDirection(sign, 0.0), use).defocus_um * ANGSTROM_PER_UM
+        defocus_A = match_quantiles(radii, known, RadialDirection(sign, 0.0), use).defocus_um * ANGSTROM_PER_UM
         transfer = ctf_1d(frequency, torch.from_numpy(defocus_A[spectra.rows]), optics).square().double().numpy()
         scores.append(_signed_explanation(spectra.power, transfer))
     return RadialDirection(1 if scores[0] >= scores[1] else -1, abs(scores[0] - scores[1]))
