@@ -10,7 +10,7 @@ import pytest
 import starfile
 
 import cryorbit as co
-from cryorbit import pipeline
+from cryorbit import stages
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import evaluate_tables, read_truth
 from cryorbit.io.star import read_star
@@ -42,7 +42,7 @@ def test_a_run_leaves_every_promised_file(finished):
     } <= names  # fmt: skip
     manifest = json.loads((finished.folder / "run.json").read_text())
     assert manifest["finished"]
-    assert set(manifest["stages"]) == set(pipeline.STAGES)
+    assert set(manifest["stages"]) == set(stages.STAGES)
     assert {"version", "configuration", "seeds", "input", "isotropy_order", "stages"} <= manifest.keys()
 
 
@@ -89,14 +89,14 @@ def test_a_truth_of_other_particles_is_refused(finished, tmp_path):
         read_truth(other.with_name("truth.star"), table)
 
 
-@pytest.mark.parametrize("stage", pipeline.STAGES[:-1])
+@pytest.mark.parametrize("stage", stages.STAGES[:-1])
 def test_an_interrupted_run_goes_on_to_the_same_result(finished, star, tmp_path, stage):
     class Interrupt(BaseException):
         pass
 
     class Interrupter:
         def stage(self, title):
-            if title == pipeline.TITLES[pipeline.STAGES[pipeline.STAGES.index(stage) + 1]]:
+            if title == stages.TITLES[stages.STAGES[stages.STAGES.index(stage) + 1]]:
                 raise Interrupt
 
         def advance(self, done, total, note=""):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cryorbit.errors import ConfigurationError, CryorbitError
+from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError
 
 if TYPE_CHECKING:
     from cryorbit.config import RunConfig
     from cryorbit.pipeline import RunResult
     from cryorbit.progress import Observer
+
+# Typer carries its own copy of click from 0.26 on, and used the package before.
+click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
 
 app = typer.Typer(
     add_completion=False,
@@ -38,10 +43,14 @@ Folder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to make, or to go on with.", show_default=False)]
 OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, where a STAR file is given.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers (12345).", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move another folder of that name aside first.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Preset = Annotated[str, typer.Option(help="fast (64 px, narrow) or paper (128 px, as published).")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="fast (64 px, narrow; the default) or paper (128 px, as published).", show_default=False),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
@@ -61,7 +70,7 @@ Prior = Annotated[
 DefocusRange = Annotated[
     str | None, typer.Option("--defocus-range", help="Known range in micrometres, such as 0.3:4.0.")
 ]
-Method = Annotated[str, typer.Option(help="Estimator: latent.")]
+Method = Annotated[str | None, typer.Option(help="Estimator: latent, so far the only one.", show_default=False)]
 TruthFile = Annotated[
     Path | None, typer.Option("--truth", help="STAR file with the truth, for the report.", show_default=False)
 ]
@@ -112,15 +121,50 @@ def _setting(text: str) -> dict[str, Any]:
     return dict(nested)
 
 
-def _config(
-    preset: str, file: Path | None, settings: list[str] | None, seed: int, changes: dict[str, Any]
-) -> RunConfig:
-    from cryorbit.config import make_config, merge
+@dataclass(frozen=True)
+class _Choices:
+    """What a command was told about a run, apart from its particles."""
 
-    merged: dict[str, Any] = {"seed": seed}
-    for single in (*map(_setting, settings or []), changes):
-        merged = merge(merged, single)
-    return make_config(preset, merged, file)
+    preset: str | None
+    file: Path | None
+    settings: list[str] | None
+    seed: int | None
+    stack_root: Path | None
+    overwrite: bool
+    estimation: dict[str, Any]
+    invert: bool | None = None
+
+    def config(self) -> RunConfig:
+        """Configuration of a new run."""
+        from cryorbit.config import make_config, merge
+
+        merged: dict[str, Any] = {} if self.seed is None else {"seed": self.seed}
+        preprocessing = _given(invert=self.invert)
+        for single in (
+            *map(_setting, self.settings or []), {"estimation": self.estimation, "preprocessing": preprocessing},
+        ):  # fmt: skip
+            merged = merge(merged, single)
+        return make_config(self.preset or "fast", merged, self.file)
+
+    def changes_to_a_run(self, folder: Path) -> dict[str, Any]:
+        """Settings of the estimates that a run folder may be told anew; anything else would be another run."""
+        from cryorbit.config import merge
+
+        fixed = {
+            "--preset": self.preset, "--config": self.file, "--seed": self.seed, "--stack-root": self.stack_root,
+            "--overwrite": self.overwrite or None, "--invert": self.invert,
+        }  # fmt: skip
+        changes: dict[str, Any] = {}
+        for single in map(_setting, self.settings or []):
+            changes = merge(changes, single)
+        others = [option for option, value in fixed.items() if value is not None]
+        others += [f"--set {name}" for name in changes if name != "estimation"]
+        if others:
+            raise ConfigurationError(
+                f"{folder}: is a run folder, whose images and network are what they are: {', '.join(others)} cannot "
+                "change them; start a new run with a particle file and another --out."
+            )
+        return merge(changes.get("estimation", {}), self.estimation)
 
 
 def _tell(result: RunResult) -> None:
@@ -208,23 +252,30 @@ def inspect(
 
 
 def _run_until(
-    stage: str, source: Path, out: Path | None, config: RunConfig, estimation: dict[str, Any], overwrite: bool,
-    stack_root: Path | None, truth: Path | None, quiet: bool,
-) -> None:  # fmt: skip
+    stage: str, source: Path, out: Path | None, choices: _Choices, quiet: bool, truth: Path | None = None
+) -> None:
     """A stage on a run folder, or all stages up to it on a particle file."""
+    if not source.exists():
+        raise ParticleDataError(f"{source} does not exist: give a RELION STAR file with particles, or a run folder.")
     from cryorbit.io import read_particles
-    from cryorbit.pipeline import rerun, run
+    from cryorbit.pipeline import rerun
+    from cryorbit.pipeline import run as run_pipeline
 
     with _observer(quiet) as observer:
         if source.is_dir():
             if out is not None:
-                raise ConfigurationError(f"{source}: is a run folder, which has no use for --out.")
-            result = rerun(source, stage, estimation=estimation, truth=truth, observer=observer)
+                raise ConfigurationError(f"{source}: is a folder; with --out, give a RELION STAR file.")
+            changes = choices.changes_to_a_run(source)
+            result = rerun(source, stage, estimation=changes, truth=truth, observer=observer)
         else:
             if out is None:
                 raise ConfigurationError(f"{source}: give --out, the run folder to make.")
-            particles = read_particles(source, stack_root)
-            result = run(particles, out, config, until=stage, overwrite=overwrite, truth=truth, observer=observer)
+            config = choices.config()
+            particles = read_particles(source, choices.stack_root)
+            overwrite = choices.overwrite
+            result = run_pipeline(
+                particles, out, config, until=stage, overwrite=overwrite, truth=truth, observer=observer
+            )
     _tell(result)
 
 
@@ -232,69 +283,68 @@ def _run_until(
 def run(
     particles: Particles,
     out: Out,
-    preset: Preset = "fast",
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    method: Method = "latent",
+    method: Method = None,
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
     invert: Invert = None,
     stack_root: StackRoot = None,
     truth: TruthFile = None,
-    seed: Seed = 12345,
+    seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """The main job: train, find outliers, estimate angle and defocus, write STAR files and the report."""
     estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    changes = {"estimation": estimation, "preprocessing": _given(invert=invert)}
-    run_config = _config(preset, config, settings, seed, changes)
-    _run_until("report", particles, out, run_config, estimation, overwrite, stack_root, truth, quiet)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    _run_until("report", particles, out, choices, quiet, truth)
 
 
 @app.command()
 def train(
     source: Source,
     out: OptionalOut = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
     invert: Invert = None,
     stack_root: StackRoot = None,
-    seed: Seed = 12345,
+    seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train the network only."""
-    run_config = _config(preset, config, settings, seed, {"preprocessing": _given(invert=invert)})
-    _run_until("train", source, out, run_config, {}, overwrite, stack_root, None, quiet)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
+    _run_until("train", source, out, choices, quiet)
 
 
 @app.command()
 def embed(
     source: Source,
     out: OptionalOut = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
     stack_root: StackRoot = None,
-    seed: Seed = 12345,
+    seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Put every particle, and turned copies of it, into the latent space."""
-    run_config = _config(preset, config, settings, seed, {})
-    _run_until("embed", source, out, run_config, {}, overwrite, stack_root, None, quiet)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {})
+    _run_until("embed", source, out, choices, quiet)
 
 
 @app.command()
 def outliers(
     source: Source,
     out: OptionalOut = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
     outlier_method: Annotated[
@@ -305,37 +355,37 @@ def outliers(
         float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
     ] = None,
     stack_root: StackRoot = None,
-    seed: Seed = 12345,
+    seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Score outliers in the latent space."""
     estimation = _given(outlier_method=outlier_method, outlier_threshold=threshold)
-    run_config = _config(preset, config, settings, seed, {"estimation": estimation})
-    _run_until("outliers", source, out, run_config, estimation, overwrite, stack_root, None, quiet)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
+    _run_until("outliers", source, out, choices, quiet)
 
 
 @app.command()
 def estimate(
     source: Source,
     out: OptionalOut = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    method: Method = "latent",
+    method: Method = None,
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
     stack_root: StackRoot = None,
-    seed: Seed = 12345,
+    seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Estimate angle and defocus and write the STAR files."""
     estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    run_config = _config(preset, config, settings, seed, {"estimation": estimation})
-    _run_until("estimate", source, out, run_config, estimation, overwrite, stack_root, None, quiet)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
+    _run_until("estimate", source, out, choices, quiet)
 
 
 @app.command()
@@ -344,18 +394,25 @@ def evaluate(
     truth: Annotated[Path, typer.Argument(help="truth.star of the same particles.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     outlier_column: Annotated[
-        str | None, typer.Option(help="Column of the truth that is not 0 for outliers.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Column of the truth that is not 0 for outliers, or NAME=VALUE that they have.", show_default=False
+        ),
     ] = None,
-    symmetry: Annotated[int, typer.Option(min=1, help="n where the view has C_n symmetry.")] = 1,
+    symmetry: Annotated[
+        int | None, typer.Option(min=1, help="n where the view has C_n symmetry. Default: what the run found.")
+    ] = None,
     seed: Seed = 12345,
     debug: Debug = False,
 ) -> None:
     """Compare a result with the truth: equation 8 of the paper and company."""
     from cryorbit.estimation.truth import evaluate_tables, read_truth
+    from cryorbit.io.runs import isotropy_order_beside
     from cryorbit.io.star import read_star
 
     table = read_star(result, check_images=False)
-    metrics = evaluate_tables(table, read_truth(truth, table, outlier_column), symmetry).as_dict()
+    order = symmetry or isotropy_order_beside(result)
+    metrics = evaluate_tables(table, read_truth(truth, table, outlier_column), order).as_dict()
     typer.echo(json.dumps(metrics, indent=2) if as_json else _evaluation_text(metrics))
 
 
@@ -401,18 +458,27 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     # Threads that spin while others work cost more than they bring on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A batch queue's polite request to stop is an interrupt like the user's own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except CryorbitError as error:
         if debug:
             raise
         typer.echo(f"cryorbit: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except OSError as error:
         if debug:
             raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"cryorbit: {where}{error.strerror or error}; check the path and your rights there.", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("cryorbit: interrupted; the same command goes on from the last finished stage or epoch.", err=True)
         sys.exit(130)
+    except click_exceptions.ClickException as error:
+        typer.echo(f"cryorbit: {error.format_message()} Try --help.", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

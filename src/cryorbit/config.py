@@ -106,8 +106,8 @@ class EstimationConfig(_Part):
     )
     defocus_prior: DefocusPrior | None = Field(
         None,
-        description="given: keep the file's defocus; micrograph: keep it too, and check the latent's "
-        "against it; blind: write the latent's. Default: given where the file has defocus, else blind.",
+        description="given: keep the file's defocus; micrograph: the same, as long as the latent space is all "
+        "there is to search with; blind: write the latent's. Default: given where the file has defocus, else blind.",
     )
     defocus_range_um: tuple[float, float] | None = Field(
         None,
@@ -189,6 +189,14 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def _problem(item: Mapping[str, Any]) -> str:
+    """One finding of pydantic's as part of a sentence, with the value that was found."""
+    where = ".".join(map(str, item["loc"])) or "configuration"
+    value = item["input"]
+    found = f" (found {value!r})" if isinstance(value, str | int | float | tuple | list) else ""
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{found}"
+
+
 def make_config(preset: str = "fast", changes: Mapping[str, Any] | None = None, file: Path | None = None) -> RunConfig:
     """Configuration from a preset, a TOML file and single changes, the later winning.
 
@@ -222,8 +230,5 @@ def make_config(preset: str = "fast", changes: Mapping[str, Any] | None = None, 
         return RunConfig(**merge(values, {"preset": preset}))
     except ValidationError as error:
         where = f"{file}: " if file is not None else ""
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        )
+        problems = "; ".join(_problem(item) for item in error.errors())
         raise ConfigurationError(f"{where}{problems}.") from error

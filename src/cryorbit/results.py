@@ -15,6 +15,7 @@ from cryorbit.config import EstimationConfig
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, particle_weight
 from cryorbit.errors import ConfigurationError
 from cryorbit.estimation.defocus import (
+    WEAK_EVIDENCE,
     DefocusEstimate,
     KnownDefocus,
     RadialDirection,
@@ -30,7 +31,7 @@ from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_an
 from cryorbit.io import write_particles
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed_repeats
-from cryorbit.latent.harmonics import HarmonicChart, fit_harmonics
+from cryorbit.latent.harmonics import FEWEST_PARTICLES, HarmonicChart, fit_harmonics
 from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar
 from cryorbit.model.vaegan import Autoencoder
 from cryorbit.optics.ctf import Optics
@@ -41,7 +42,7 @@ from cryorbit.preprocessing.spectrum import RingSpectra, sample_spectra
 # The range of the paper's experiments, for files that say nothing of the defocus.
 USUAL_DEFOCUS_UM = (0.5, 2.5)
 SAMPLE_SIZE = 1000
-WEAK_EVIDENCE = 0.03
+INPUT_PREFIX = "cryorbitInput"
 
 
 def usual_optics(particles: ParticleTable) -> Optics:
@@ -111,6 +112,8 @@ class Outcome:
         Read from the latent orbits, and by the paper's formulas in the plane of two principal components.
     chosen
         The one that is written.
+    angle_known
+        Whether an angle can be read at all.
     keeps_file_defocus
         Whether the file's own defocus stays in its columns.
     harmonics, axes
@@ -124,6 +127,7 @@ class Outcome:
     orbit: Reading
     plane: Reading
     chosen: Reading
+    angle_known: bool
     keeps_file_defocus: bool
     harmonics: HarmonicChart
     axes: PlaneChart
@@ -206,7 +210,8 @@ def estimate_from_latent(
         },
     }  # fmt: skip
     warnings = _warnings(particles, settings, prior, harmonics, axes, direction)
-    return Outcome(orbit, plane, chosen, prior != "blind", harmonics, axes, facts, warnings)
+    angle_known = harmonics.identifiable and (settings.chart == "orbit" or axes.is_simple)
+    return Outcome(orbit, plane, chosen, angle_known, prior != "blind", harmonics, axes, facts, warnings)
 
 
 def _warnings(
@@ -223,11 +228,14 @@ def _warnings(
             f"The polar angle of the latent plane runs around {axes.winding} times while a particle turns once: the "
             "paper's formula cannot tell the angle here. Read the orbits instead (chart = orbit)."
         )
-    if settings.chart == "orbit" and not harmonics.identifiable:
-        found.append(
-            "No in-plane angle can be read: the latent orbits are no rings, as with a round particle, or there are "
-            f"too few particles ({harmonics.particles}) to know."
+    if not harmonics.identifiable:
+        why = (
+            f"{harmonics.particles} particles are too few to know"
+            if harmonics.particles < FEWEST_PARTICLES
+            else "the latent orbits are no rings, as with a round particle"
         )
+        kept = " The file's own _rlnAnglePsi was kept." if conventions.PSI in particles else ""
+        found.append(f"No in-plane angle can be read: {why}.{kept}")
     elif settings.chart == "orbit" and harmonics.isotropy_order > 1:
         found.append(
             f"The view looks the same after a turn of 360/{harmonics.isotropy_order} degrees, as far as the network "
@@ -238,13 +246,25 @@ def _warnings(
             "Whether the latent radius grows or falls with the defocus could hardly be told from the images: the "
             "defocus may run the wrong way."
         )
+    if prior != "blind" and not same_everywhere(particles) and direction.evidence < WEAK_EVIDENCE:
+        found.append(
+            "The latent radius hardly follows the file's defocus: _cryorbitLatentDefocus says little about these "
+            "particles."
+        )
     tilted = [name for name in ("rlnAngleRot", "rlnAngleTilt") if name in particles]
-    if tilted and any((particles.numbers(name) != 0).any() for name in tilted):
+    if harmonics.identifiable and any((particles.numbers(name) != 0).any() for name in tilted):
         found.append(
             "The file has 3D orientations (_rlnAngleRot, _rlnAngleTilt); _rlnAnglePsi was replaced by the in-plane "
-            "angle against this set's own average and does not belong to them. The input file still has the old one."
+            "angle against this set's own average and does not belong to them. The old one is _cryorbitInputAnglePsi."
         )
+    if "rlnPhaseShift" in particles and prior == "blind" and (particles.numbers("rlnPhaseShift") != 0).any():
+        found.append("The file has phase shifts, which the blind direction of the defocus does not take into account.")
     return tuple(found)
+
+
+def same_everywhere(particles: ParticleTable) -> bool:
+    """Whether the file gives every particle the same defocus."""
+    return bool(np.ptp(particles.defocus_A) == 0)
 
 
 def _file_values(particles: ParticleTable, column: str) -> FloatArray:
@@ -300,33 +320,58 @@ def latent_table(particles: ParticleTable, embedding: Embedding, outcome: Outcom
     return pd.DataFrame(columns)
 
 
-def annotated(particles: ParticleTable, outcome: Outcome, scores: pd.DataFrame) -> ParticleTable:
+def annotated(
+    particles: ParticleTable, outcome: Outcome, scores: pd.DataFrame, scores_mean_something: bool
+) -> ParticleTable:
     """The input's table with cryorbit's columns added or replaced.
 
-    Astigmatism is kept: where the defocus is replaced, ``rlnDefocusU`` and ``rlnDefocusV`` move together. The latent
-    space knows no shifts, so origins stay as they were.
+    A RELION column that is replaced stays beside, as ``cryorbitInput...``; one about which nothing was found is not
+    replaced. Astigmatism is kept: where the defocus is replaced, ``rlnDefocusU`` and ``rlnDefocusV`` move together.
+    The latent space knows no shifts, so origins stay as they were.
+
+    Parameters
+    ----------
+    particles
+        As read.
+    outcome
+        Of :func:`estimate_from_latent`.
+    scores
+        Columns ``outlier_z``, ``outlier_score`` and ``outlier_probability``.
+    scores_mean_something
+        False where there were too few particles to compare.
     """
     angle, defocus = outcome.chosen.angle, outcome.chosen.defocus
-    columns: dict[str, Any] = {conventions.PSI: angle.psi_deg}
+    columns: dict[str, Any] = {}
+    if outcome.angle_known or conventions.PSI not in particles:
+        columns[conventions.PSI] = angle.psi_deg
+    if scores_mean_something or conventions.SELECT_ZSCORE not in particles:
+        columns[conventions.SELECT_ZSCORE] = scores["outlier_z"].to_numpy()
+    if not outcome.keeps_file_defocus:
+        columns |= _defocus_columns(particles, defocus.defocus_um * ANGSTROM_PER_UM)
+    replaced = {
+        f"{INPUT_PREFIX}{name.removeprefix('rln')}": particles.frame[name].to_numpy(dtype=object)
+        for name in columns
+        if name in particles
+    }
+    std_A = defocus.std_um * ANGSTROM_PER_UM
     if outcome.keeps_file_defocus:
         columns[conventions.LATENT_DEFOCUS] = defocus.defocus_um * ANGSTROM_PER_UM
-        columns[conventions.LATENT_DEFOCUS_STD] = defocus.std_um * ANGSTROM_PER_UM
+        columns[conventions.LATENT_DEFOCUS_STD] = std_A
     else:
-        mean_A = defocus.defocus_um * ANGSTROM_PER_UM
-        half = np.zeros(len(particles))
-        if particles.has_defocus:
-            half = 0.5 * (particles.defocus_u_A - particles.defocus_v_A)
-        columns[conventions.DEFOCUS_U] = mean_A + half
-        columns[conventions.DEFOCUS_V] = mean_A - half
-        if conventions.DEFOCUS_ANGLE not in particles:
-            columns[conventions.DEFOCUS_ANGLE] = np.zeros(len(particles))
-        columns[conventions.DEFOCUS_STD] = defocus.std_um * ANGSTROM_PER_UM
-    columns[conventions.SELECT_ZSCORE] = scores["outlier_z"].to_numpy()
+        columns[conventions.DEFOCUS_STD] = std_A
     columns[conventions.PSI_STD] = angle.std_deg
     columns[conventions.OUTLIER_PROBABILITY] = scores["outlier_probability"].to_numpy()
     columns[conventions.OUTLIER_SCORE] = scores["outlier_score"].to_numpy()
     columns[conventions.WEIGHT] = particle_weight(written_defocus_um(particles, outcome))
-    return particles.with_columns(columns)
+    return particles.with_columns(columns | replaced)
+
+
+def _defocus_columns(particles: ParticleTable, mean_A: FloatArray) -> dict[str, Any]:
+    half = 0.5 * (particles.defocus_u_A - particles.defocus_v_A) if particles.has_defocus else np.zeros(len(particles))
+    columns: dict[str, Any] = {conventions.DEFOCUS_U: mean_A + half, conventions.DEFOCUS_V: mean_A - half}
+    if conventions.DEFOCUS_ANGLE not in particles:
+        columns[conventions.DEFOCUS_ANGLE] = np.zeros(len(particles))
+    return columns
 
 
 def write_particle_files(folder: Path, table: ParticleTable, kept: NDArray[np.bool_]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryorbit.errors import RunFolderError
 from cryorbit.io.runs import RunFolder, atomic_path, claim_folder, write_text
 
-MANIFEST = {"identity": "a", "stages": {}, "finished": False}
+MANIFEST = {"identity": "a", "stages": {}, "finished": False, "configuration": {}, "input": {}}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -87,3 +87,26 @@ def test_a_file_is_no_folder_and_a_stranger_no_run(tmp_path):
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(RunFolderError, match="holds no run"):
         claim_folder(tmp_path / "other", overwrite=False)
+
+
+def test_a_folder_that_holds_the_input_is_never_moved(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "particles.star").write_text("mine")
+    with pytest.raises(RunFolderError, match="which this run needs where it is"):
+        RunFolder.create_or_continue(folder, MANIFEST, overwrite=True, inputs=[folder / "particles.star"])
+    assert (folder / "particles.star").read_text() == "mine"
+
+
+def test_a_run_at_work_is_never_moved(tmp_path):
+    first = RunFolder.create_or_continue(tmp_path / "run", MANIFEST)
+    with pytest.raises(RunFolderError, match="another cryorbit process"):
+        RunFolder.create_or_continue(tmp_path / "run", {**MANIFEST, "identity": "b"}, overwrite=True)
+    first.close()
+
+
+def test_a_file_called_lock_is_somebodys(tmp_path):
+    (tmp_path / ".lock").write_text("precious")
+    with pytest.raises(RunFolderError, match="holds no run"):
+        RunFolder.create_or_continue(tmp_path, MANIFEST)
+    assert (tmp_path / ".lock").read_text() == "precious"

@@ -117,6 +117,9 @@ def test_remarks_name_what_is_unusual(project):
     assert "1 rows repeat an image" in found
 
 
+GROUP = OPTICS.strip().split("\n")[-1]
+TWO_GROUPS = OPTICS.replace(GROUP, f"{GROUP}\n{GROUP}")
+TWO_TABLES = star_text(["1@a.mrcs"]) + star_text(["2@a.mrcs"], "").replace("particles", "more")
 FAULTS = {
     "not STAR": ("hello\nworld\n", "is not a readable STAR file"),
     "no particles": (OPTICS, "holds no particles"),
@@ -126,9 +129,15 @@ FAULTS = {
     "no pixel size": (
         star_text(["1@a.mrcs"], OPTICS.replace("_rlnImagePixelSize", "_rlnSomething")), "gives no pixel size",
     ),
-    "volts": (star_text(["1@a.mrcs"], OPTICS.replace("300.0", "300000.0")), "expected kV, such as 300, not V"),
-    "negative defocus": (star_text(["1@a.mrcs"], defocus="-5.0"), "expected underfocus as a positive number"),
+    "volts": (star_text(["1@a.mrcs"], OPTICS.replace("300.0", "300000.0")), "_rlnVoltage is 300000 kV;"),
+    "negative defocus": (star_text(["1@a.mrcs"], defocus="-5.0"), "_rlnDefocusU is -5 A; expected 1 to 1e+06"),
     "word": (star_text(["1@a.mrcs"], defocus="none"), "_rlnDefocusU is 'none', expected a number"),
+    "fraction": (star_text(["1.7@a.mrcs"]), "numbers from 1 on"),
+    "exponent": (star_text(["1e0@a.mrcs"]), "numbers from 1 on"),
+    "group twice": (star_text(["1@a.mrcs"], TWO_GROUPS), "stands twice"),
+    "two tables": (TWO_TABLES, "holds 2 tables"),
+    "latin-1": (star_text(["1@a.mrcs"]).replace("mic0", "mik\udce9"), "is not a readable STAR file"),
+    "contrast 5": (star_text(["1@a.mrcs"], OPTICS.replace(" 0.100000", " 5.0")), "_rlnAmplitudeContrast is 5;"),
     "index 0": (star_text(["0@a.mrcs"]), "numbers from 1 on"),
     "beyond": (star_text(["9@a.mrcs"]), "a.mrcs holds 2 images"),
     "missing": (star_text(["1@gone.mrcs"]), "point --stack-root"),
@@ -139,7 +148,7 @@ FAULTS = {
 def test_a_fault_is_said_in_a_sentence_that_names_the_file(tmp_path, fault):
     text, sentence = FAULTS[fault]
     write_stack(tmp_path / "a.mrcs", np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32))
-    (tmp_path / "bad.star").write_text(text)
+    (tmp_path / "bad.star").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ParticleDataError, match=r"bad\.star") as caught:
         read_particles(tmp_path / "bad.star")
     assert sentence in str(caught.value)
@@ -161,3 +170,12 @@ def test_a_moved_project_is_found_with_stack_root(project, tmp_path):
     with pytest.raises(ParticleDataError, match="--stack-root"):
         read_particles(star)
     assert len(read_particles(star, stack_root=elsewhere)) == len(images)
+
+
+def test_values_of_several_lines_survive(project, tmp_path):
+    star, _ = project
+    text = star.read_text().replace(" mic0.mrc ", "\n;a note\nof two lines\n;\n", 1)
+    star.write_text(text)
+    write_particles(tmp_path / "out.star", read_particles(star))
+    written = read_star(tmp_path / "out.star", check_images=False)
+    assert written.frame["rlnMicrographName"].iloc[0] == read_particles(star).frame["rlnMicrographName"].iloc[0]

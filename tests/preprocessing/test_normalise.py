@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryorbit import ImageStack, read_particles
 from cryorbit.preprocessing.normalise import (
     choose_scale,
     detect_contrast,
     disc_mask,
+    gaussian_smooth,
     intensity_statistics,
     scale_to_unit_range,
     standardise,
@@ -40,26 +42,52 @@ def test_background_is_standard():
     np.testing.assert_allclose(statistics.background_std, 1, atol=1e-4)
 
 
+def contrast_of(images):
+    return detect_contrast(images, intensity_statistics(images, 11.0))
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_contrast_is_found_and_undone(sign):
     images = sign * particles()
-    contrast = detect_contrast(intensity_statistics(images, 11.0))
-    assert contrast.certain
+    contrast = contrast_of(images)
+    assert not contrast.doubtful
     assert contrast.dark_particles == (sign < 0)
     torch.testing.assert_close(prepared(images, contrast.dark_particles), prepared(particles()))
 
 
 def test_junk_cannot_turn_the_contrast():
-    images = particles()
-    images[:20] = -30.0 * disc_mask(32, 10.0) + torch.randn(20, 32, 32)
-    assert not detect_contrast(intensity_statistics(images, 11.0)).dark_particles
+    images = particles(size=32)
+    images[:20] = -30.0 * disc_mask(32, 4.0) + torch.randn(20, 32, 32)
+    assert not contrast_of(images).dark_particles
+
+
+@pytest.mark.parametrize("radius", [6.0, 8.0, 10.0, 12.0])
+@pytest.mark.parametrize("hole", [0.0, 0.6])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_neither_size_nor_a_hole_turns_the_contrast(radius, hole, sign):
+    shape = disc_mask(32, radius, soft_px=3.0) - (disc_mask(32, hole * radius, soft_px=2.0) if hole else 0.0)
+    images = torch.randn(300, 32, 32, generator=torch.Generator().manual_seed(1)) + 2.0 * sign * shape
+    assert contrast_of(images).dark_particles == (sign < 0)
+
+
+@pytest.mark.reference_data
+def test_real_apoferritin_is_dark(reference_data):
+    table = read_particles(reference_data / "apoferritin" / "particles.star")
+    with ImageStack(table.locations) as stack:
+        images = torch.from_numpy(stack.read(np.arange(0, len(table), 5)))
+    assert detect_contrast(images, intensity_statistics(images, 24.0)).dark_particles
 
 
 def test_pure_noise_has_no_certain_contrast():
-    certain = [
-        detect_contrast(intensity_statistics(particles(signal=0.0, seed=seed), 11.0)).certain for seed in range(20)
-    ]
-    assert sum(certain) <= 3
+    assert sum(not contrast_of(particles(signal=0.0, seed=seed)).doubtful for seed in range(20)) <= 3
+
+
+def test_smoothing_is_that_of_a_gaussian():
+    point = torch.zeros(1, 33, 33)
+    point[0, 16, 16] = 1.0
+    y, x = torch.meshgrid(torch.arange(33) - 16.0, torch.arange(33) - 16.0, indexing="ij")
+    expected = torch.exp(-(x**2 + y**2) / 8.0) / (8.0 * torch.pi)
+    torch.testing.assert_close(gaussian_smooth(point, 2.0)[0], expected, atol=1e-5, rtol=0)
 
 
 def test_a_noise_free_set_gets_one_scale():

@@ -101,7 +101,7 @@ def _write_cache(folder, random, psi, junk) -> None:
     noise = random.standard_normal((len(psi), BOX, BOX))
     images = [2 * w if bad else particle_image(p, w) for p, bad, w in zip(psi, junk, noise, strict=True)]
     np.save(folder / "shard_00000.npy", np.stack(images).astype(np.float16))
-    info = CacheInfo(len(psi), BOX, 3.0, 64, 1.5, 12.0, False, 8.0, False, 4096)
+    info = CacheInfo(len(psi), BOX, 3.0, 64, 1.5, 12.0, False, 8.0, False, False, 4096)
     (folder / "cache.json").write_text(json.dumps(vars(info)))
 
 

@@ -17,6 +17,9 @@ from cryorbit.preprocessing.spectrum import RingSpectra
 
 LOWEST_DEFOCUS_UM = 0.05
 FEWEST_REPEATS = 20
+# Evidence below which the direction of the radius is called uncertain: well above what chance gives with a hundred
+# particles, and an eighth of what simulated sets gave.
+WEAK_EVIDENCE = 0.05
 QUANTILES = 201
 SMALLEST_STD_UM = 1e-3
 # Midpoints of eight equally likely parts of the normal distribution.

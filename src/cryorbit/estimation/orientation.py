@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryorbit.conventions import FloatArray, wrap_deg
+from cryorbit.latent.axes import VARIANCE_FLOOR
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
@@ -68,6 +69,7 @@ def _posterior_angle_std_deg(
 ) -> FloatArray:
     """Posterior standard deviation across the radius, seen from the centre, shape (n,)."""
     across = np.radians(angle_deg)
-    tangent = -np.sin(across)[:, None] * chart.axes.axes[0] + np.cos(across)[:, None] * chart.axes.axes[1]
+    first, second = chart.axes.axes[:2] / np.sqrt(np.maximum(chart.axes.variance[:2, None], VARIANCE_FLOOR))
+    tangent = -np.sin(across)[:, None] * first + np.cos(across)[:, None] * second
     variance = (tangent**2 * np.exp(embedding.log_variance.astype(np.float64))).sum(axis=1)
     return np.asarray(np.degrees(np.sqrt(variance) / np.maximum(radius, 1e-6)))

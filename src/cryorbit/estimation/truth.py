@@ -49,7 +49,8 @@ def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = N
     Parameters
     ----------
     path
-        STAR file with ``rlnAnglePsi`` and ``rlnDefocusU``. Outliers come from ``outlier_column`` (non-zero), else from
+        STAR file with ``rlnAnglePsi`` and ``rlnDefocusU``. Outliers come from ``outlier_column`` (non-zero, or
+        equal to the value after ``=``), else from
         ``cryorbitTruthOutlier``, else from a ``truth.csv`` beside the file with a column ``outlier``, else from
         ``|rlnParticleSelectZScore| > 2`` as in the paper.
     result
@@ -80,8 +81,8 @@ def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.in
     keys = [_occurrences(unquoted(table.frame[IMAGE_NAME])) for table in (truth, result)]
     rows = keys[0].get_indexer(keys[1])
     same_length = len(truth) == len(result)
-    # The same set under another folder's name: the image numbers must then agree row by row.
-    if (rows < 0).any() and same_length and (truth.locations.slice_index == result.locations.slice_index).all():
+    # The same set under another folder's name: file names and image numbers must then agree row by row.
+    if (rows < 0).any() and same_length and _file_and_number(truth) == _file_and_number(result):
         return np.arange(len(result), dtype=np.int64)
     if (rows < 0).any():
         missing = int(np.flatnonzero(rows < 0)[0])
@@ -92,6 +93,14 @@ def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.in
     return rows.astype(np.int64)
 
 
+def _file_and_number(table: ParticleTable) -> list[tuple[str, int]]:
+    names = [path.name for path in table.locations.stacks]
+    return [
+        (names[stack], index)
+        for stack, index in zip(table.locations.stack.tolist(), table.locations.slice_index.tolist(), strict=True)
+    ]
+
+
 def _occurrences(names: pd.Series) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([names.astype(str), names.groupby(names).cumcount()])
 
@@ -100,9 +109,12 @@ def _outliers(
     path: Path, table: ParticleTable, rows: NDArray[np.int64], column: str | None
 ) -> NDArray[np.bool_] | None:
     if column is not None:
-        if column not in table:
-            raise ParticleDataError(f"{path}: has no column _{column} to tell outliers by; check --outlier-column.")
-        return np.asarray(table.numbers(column)[rows] != 0)
+        name, equals, value = column.partition("=")
+        if name not in table:
+            raise ParticleDataError(f"{path}: has no column _{name} to tell outliers by; check --outlier-column.")
+        if equals:
+            return np.asarray(unquoted(table.frame[name]).to_numpy(dtype=str)[rows] == value)
+        return np.asarray(table.numbers(name)[rows] != 0)
     if conventions.TRUTH_OUTLIER in table:
         return np.asarray(table.numbers(conventions.TRUTH_OUTLIER)[rows] != 0)
     beside = path.with_name("truth.csv")

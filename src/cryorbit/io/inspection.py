@@ -47,7 +47,7 @@ def inspect_particles(path: Path, stack_root: Path | None = None, seed: int = 0)
     table, problems = examine_star(path, stack_root)
     facts = [f"{path}: {len(table):,} particles in {len(table.locations.stacks):,} stacks ({table.source.file_format})"]
     facts.append(f"columns: {', '.join(map(str, table.frame.columns))}")
-    facts.extend(_imaging_facts(table))
+    facts.extend(_imaging_facts(table, sound=not problems))
     if not problems:
         try:
             with ImageStack(table.locations) as stack:
@@ -58,14 +58,14 @@ def inspect_particles(path: Path, stack_root: Path | None = None, seed: int = 0)
     return Inspection(tuple(facts), tuple(remarks(table)), tuple(problems))
 
 
-def _imaging_facts(table: ParticleTable) -> list[str]:
+def _imaging_facts(table: ParticleTable, sound: bool) -> list[str]:
     imaging = table.imaging
     facts = [
         f"pixel size: {_values(imaging.pixel_size_A)} A",
         f"voltage: {_values(imaging.voltage_kV)} kV, spherical aberration: {_values(imaging.cs_mm)} mm, amplitude "
         f"contrast: {_values(imaging.amplitude_contrast)}",
     ]
-    if table.has_defocus:
+    if table.has_defocus and sound:
         defocus_um = table.defocus_A / ANGSTROM_PER_UM
         facts.append(f"defocus: {np.nanmin(defocus_um):.2f} to {np.nanmax(defocus_um):.2f} um")
     if "rlnMicrographName" in table:

@@ -59,7 +59,7 @@ def read_stack_header(path: Path) -> StackHeader:
     ParticleDataError
         If the file is missing, is no MRC file, or holds fewer bytes than its header promises.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise ParticleDataError(f"{path} does not exist.")
     if path.suffix.lower() in COMPRESSED:
         raise ParticleDataError(f"{path} is compressed, which cannot be read in pieces: decompress it.")
@@ -76,7 +76,9 @@ def read_stack_header(path: Path) -> StackHeader:
                 dtype = mrcfile.utils.data_dtype_from_header(header)
                 shape = (int(header.nz), int(header.ny), int(header.nx))
                 offset = HEADER_BYTES + int(header.nsymbt)
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except OSError as error:
+        raise ParticleDataError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise ParticleDataError(f"{path} is not an MRC file ({error}).") from error
     if min(shape) < 1 or offset < HEADER_BYTES or dtype.kind == "c":
         raise ParticleDataError(f"{path} is not an MRC image stack: its header gives {shape} pixels of {dtype}.")
@@ -106,7 +108,7 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
     missing: list[Path] = []
     headers: dict[int, StackHeader] = {}
     for number, path in enumerate(locations.stacks):
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
             missing.append(path)
             continue
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,9 +50,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path}: the disk is full; make room and give the same command again, which goes on from here."
     return f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically.
+
+    Libraries that write to a disk themselves say in many ways that it is full; bytes say it in one.
+    """
+    with atomic_path(path) as beside:
+        beside.write_bytes(data)
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as an uncompressed ``.npz`` file, or the one array of a ``.npy`` file, atomically."""
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        (array,) = arrays.values()
+        np.save(buffer, array)
+    else:
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,11 +83,25 @@ def write_text(path: Path, text: str) -> None:
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as Parquet or CSV, by the path's suffix, atomically."""
-    with atomic_path(path) as beside:
-        if path.suffix == ".parquet":
-            frame.to_parquet(beside, index=False)
-        else:
-            frame.to_csv(beside, index=False)
+    write_bytes(
+        path, frame.to_parquet(index=False) if path.suffix == ".parquet" else frame.to_csv(index=False).encode()
+    )
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file of a run folder.
+
+    Raises
+    ------
+    RunFolderError
+        If it is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path}: does not exist; the stage that writes it has not been run.") from error
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: is damaged; remove it and run the stage that writes it again.") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -112,11 +147,24 @@ class RunFolder:
     _lock: IO[str]
 
     @classmethod
-    def create_or_continue(cls, path: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> RunFolder:
+    def create_or_continue(
+        cls, path: Path, manifest: Mapping[str, Any], overwrite: bool = False, inputs: Iterable[Path] = ()
+    ) -> RunFolder:
         """Open a folder for the run that ``manifest["identity"]`` names.
 
         An unfinished run of the same identity is continued; any other folder that is not empty is refused, or
         moved aside first where ``overwrite`` says so.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        manifest
+            For a new run.
+        overwrite
+            Whether to move another folder aside.
+        inputs
+            Files that must stay where they are: a folder that holds one is never moved.
 
         Raises
         ------
@@ -125,16 +173,13 @@ class RunFolder:
         """
         found = _contents(path)
         if found and overwrite:
-            _move_aside(path)
+            move_aside(path, inputs)
             found = []
         if found:
             old = _read_manifest(path)
             if old is None or old.get("identity") != manifest["identity"] or old.get("finished"):
                 raise RunFolderError(_refusal(path, old, str(manifest["identity"])))
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(_cannot_write(path, error)) from error
+        make_folder(path)
         lock = _take_lock(path)
         run = cls(path, dict(_read_manifest(path) or manifest), lock)
         run._remove_leftovers()
@@ -161,10 +206,7 @@ class RunFolder:
     def file(self, *parts: str) -> Path:
         """Path of a file in the folder, its own folder made if need be."""
         path = self.path.joinpath(*parts)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(_cannot_write(path.parent, error)) from error
+        make_folder(path.parent)
         return path
 
     def save(self) -> None:
@@ -186,11 +228,26 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         for leftover in self.path.rglob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let other processes in."""
         self._lock.close()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    RunFolderError
+        If that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(_cannot_write(path, error)) from error
 
 
 def claim_folder(path: Path, overwrite: bool) -> None:
@@ -201,21 +258,30 @@ def claim_folder(path: Path, overwrite: bool) -> None:
     RunFolderError
         If the folder holds a finished run or something else.
     """
-    found = _contents(path)
     if overwrite and path.is_dir() and any(path.iterdir()):
-        _move_aside(path)
-    elif found:
+        move_aside(path)
+    elif _contents(path):
         manifest = _read_manifest(path)
         if manifest is None or manifest.get("finished"):
             raise RunFolderError(_refusal(path, manifest, str((manifest or {}).get("identity"))))
 
 
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a folder is what cryorbit itself leaves there before a run begins."""
+    if entry.name == LOCK:
+        return entry.is_file() and entry.stat().st_size == 0
+    return entry.name == INPUT and (entry / "simulation.json").is_file()
+
+
 def _contents(path: Path) -> list[Path]:
-    if not path.exists():
-        return []
-    if not path.is_dir():
-        raise RunFolderError(f"{path}: is a file; --out names a folder.")
-    return [entry for entry in path.iterdir() if entry.name not in (LOCK, INPUT)]
+    try:
+        if not os.path.lexists(path):
+            return []
+        if not path.is_dir():
+            raise RunFolderError(f"{path}: is a file; --out names a folder.")
+        return [entry for entry in path.iterdir() if not _is_ours(entry)]
+    except OSError as error:
+        raise RunFolderError(_cannot_write(path, error)) from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
@@ -223,7 +289,8 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return manifest if isinstance(manifest, dict) else None
+    whole = isinstance(manifest, dict) and {"identity", "configuration", "input", "stages"} <= manifest.keys()
+    return manifest if whole else None
 
 
 def _refusal(path: Path, old: dict[str, Any] | None, identity: str) -> str:
@@ -236,20 +303,33 @@ def _refusal(path: Path, old: dict[str, Any] | None, identity: str) -> str:
     return f"{path}: {what}; choose another --out, or give --overwrite, which moves the old folder aside."
 
 
-def _move_aside(path: Path) -> None:
+def move_aside(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Give a folder another name, so that a new one can take its place.
+
+    Raises
+    ------
+    RunFolderError
+        If it holds the input of the new run or the working folder, or a run is at work in it.
+    """
+    folder = path.resolve()
+    for needed in (Path.cwd(), *inputs):
+        if needed.resolve().is_relative_to(folder):
+            raise RunFolderError(f"{path}: holds {needed}, which this run needs where it is; choose another --out.")
+    if (folder / MANIFEST).is_file():
+        _take_lock(folder).close()
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    aside = path.with_name(f"{path.resolve().name}.old-{stamp}")
+    aside = folder.with_name(f"{folder.name}.old-{stamp}")
     while aside.exists():
         aside = aside.with_name(f"{aside.name}-{secrets.token_hex(2)}")
     try:
-        path.rename(aside)
+        folder.rename(aside)
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be moved aside ({error.strerror}).") from error
 
 
 def _take_lock(path: Path) -> IO[str]:
     try:
-        lock = (path / LOCK).open("w")
+        lock = (path / LOCK).open("a")
     except OSError as error:
         raise RunFolderError(_cannot_write(path, error)) from error
     try:
@@ -262,3 +342,10 @@ def _take_lock(path: Path) -> IO[str]:
     except OSError:
         pass  # some network file systems know no locks: then the user's care is all there is
     return lock
+
+
+def isotropy_order_beside(result: Path) -> int:
+    """Isotropy order that the run which wrote this file found; 1 where none is known."""
+    manifest = _read_manifest(result.parent)
+    order = (manifest or {}).get("isotropy_order")
+    return order if isinstance(order, int) else 1

@@ -7,6 +7,7 @@ part of what gemmi keeps, so RELION's ``# version`` lines are found and written 
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,8 +28,12 @@ from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTabl
 IMAGE_NAME = "rlnImageName"
 OPTICS_GROUP = "rlnOpticsGroup"
 VERSION_31 = 30001
-HIGHEST_VOLTAGE_KV = 2000.0
-MAX_NAMED = 10
+# What microscopes have; anything else is a unit mixed up or a file damaged.
+VOLTAGES_KV = (10.0, 2000.0)
+PIXEL_SIZES_A = (0.01, 1000.0)
+DEFOCI_A = (1.0, 1.0e6)
+# Columns that are read later, or not at all by cryorbit, and must be numbers all the same.
+NUMBERS = ("rlnAnglePsi", "rlnAngleRot", "rlnAngleTilt", "rlnDefocusAngle", "rlnPhaseShift", "rlnParticleSelectZScore")
 
 _VERSION_LINE = re.compile(rb"^#[ \t]*version[ \t]+(\d+)[ \t\r]*\n(?:[ \t\r]*\n|#[^\n]*\n)*data_(\S*)", re.MULTILINE)
 
@@ -43,7 +48,7 @@ class StarDocument:
 
 
 def _read_document(path: Path) -> StarDocument:
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         raise ParticleDataError(f"{path} does not exist: give the path of a RELION STAR file with particles.")
     if path.is_dir():
         raise ParticleDataError(f"{path} is a folder: give the STAR file inside it.")
@@ -54,12 +59,14 @@ def _read_document(path: Path) -> StarDocument:
         raise ParticleDataError(
             f"{path}: is not a readable STAR file ({reason}); expected blocks that start with 'data_'."
         ) from error
-    for index, block in enumerate(document):
-        column = block.find_loop(f"_{IMAGE_NAME}")
-        if column.tag:
-            if len(column) == 0:
-                raise ParticleDataError(f"{path}: the particle table is empty; expected at least one row.")
-            return StarDocument(document, index, _version_comments(path))
+    tables = [index for index, block in enumerate(document) if block.find_loop(f"_{IMAGE_NAME}").tag]
+    if len(tables) > 1:
+        names = ", ".join(f"data_{document[index].name.strip()}" for index in tables)
+        raise ParticleDataError(f"{path}: holds {len(tables)} tables of particles ({names}); expected one: split it.")
+    if tables:
+        if len(document[tables[0]].find_loop(f"_{IMAGE_NAME}")) == 0:
+            raise ParticleDataError(f"{path}: the particle table is empty; expected at least one row.")
+        return StarDocument(document, tables[0], _version_comments(path))
     found = ", ".join(f"data_{block.name.strip()}" for block in document) or "no block"
     raise ParticleDataError(
         f"{path}: holds no particles ({found}, none with a table that has _{IMAGE_NAME}); "
@@ -81,6 +88,18 @@ def _loop_frame(block: cif.Block, tag: str) -> pd.DataFrame:
     for name in block.find_loop(tag).get_loop().tags:
         columns[name.removeprefix("_")] = pd.Series(list(block.find_loop(name)), dtype=TEXT_DTYPE)
     return pd.DataFrame(columns)
+
+
+def _particles_frame(path: Path, star: StarDocument) -> pd.DataFrame:
+    try:
+        frame = _loop_frame(star.document[star.particles_block], f"_{IMAGE_NAME}")
+    except UnicodeDecodeError as error:
+        raise ParticleDataError(
+            f"{path}: holds letters that are not UTF-8 ({error.object[error.start : error.end]!r}); save it as UTF-8."
+        ) from error
+    if IMAGE_NAME not in frame:
+        raise ParticleDataError(f"{path}: its column of images is not spelt _{IMAGE_NAME}; expected RELION's spelling.")
+    return frame
 
 
 def unquoted(values: pd.Series) -> pd.Series:
@@ -127,6 +146,9 @@ class _Columns:
             )
             return None
         known = {group: row for row, group in enumerate(self.optics[OPTICS_GROUP])}
+        if len(known) < len(self.optics):
+            twice = self.optics[OPTICS_GROUP][self.optics[OPTICS_GROUP].duplicated()].iloc[0]
+            self.problems.append(f"{self.path}: optics group {twice} stands twice in data_optics; expected it once.")
         rows = self.frame[OPTICS_GROUP].map(known)
         if rows.isna().any():
             particle = int(np.flatnonzero(rows.isna())[0])
@@ -145,6 +167,16 @@ class _Columns:
             if self.optics is not None and self.group_row is not None and name in self.optics:
                 return np.asarray(self._parsed(self.optics[name], name, "optics group")[self.group_row])
         return None
+
+    def check_range(self, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str) -> None:
+        """Note values that no microscope has; those that are no numbers have been noted already."""
+        low, high = allowed
+        wrong = np.flatnonzero((values < low) | (values > high))
+        if len(wrong):
+            self.problems.append(
+                f"{self.path}, particle {wrong[0] + 1}: {what} is {values[wrong[0]]:g} {unit}".rstrip()
+                + f"; expected {low:g} to {high:g} ({len(wrong)} such particles): {remedy}."
+            )
 
     def _parsed(self, values: pd.Series, name: str, kind: str) -> FloatArray:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
@@ -171,12 +203,7 @@ def _pixel_size_A(columns: _Columns) -> FloatArray:
                 "_rlnDetectorPixelSize and _rlnMagnification of the particles."
             )
         return np.full(len(columns.frame), np.nan)
-    if (pixel_size <= 0).any():
-        row = int(np.flatnonzero(pixel_size <= 0)[0])
-        columns.problems.append(
-            f"{columns.path}, particle {row + 1}: the pixel size is {pixel_size[row]:g} A; expected a positive "
-            "number of Angstrom: correct _rlnImagePixelSize."
-        )
+    columns.check_range("the pixel size", pixel_size, PIXEL_SIZES_A, "A", "correct _rlnImagePixelSize")
     return pixel_size
 
 
@@ -187,23 +214,21 @@ def _imaging(columns: _Columns) -> Imaging:
         return absent if values is None else values
 
     voltage = or_absent(columns.numbers("rlnVoltage"))
-    if (voltage > HIGHEST_VOLTAGE_KV).any():
-        columns.problems.append(
-            f"{columns.path}: _rlnVoltage is {np.nanmax(voltage):g}; expected kV, such as 300, not V."
-        )
+    columns.check_range("_rlnVoltage", voltage, VOLTAGES_KV, "kV", "300 kV is written 300, not 300000")
+    contrast = or_absent(columns.numbers("rlnAmplitudeContrast"))
+    columns.check_range("_rlnAmplitudeContrast", contrast, (0.0, 1.0), "", "it is a fraction, such as 0.1")
     for name in (conventions.DEFOCUS_U, conventions.DEFOCUS_V):
         defocus = columns.numbers(name)
-        if defocus is not None and (defocus <= 0).any():
-            row = int(np.flatnonzero(defocus <= 0)[0])
-            columns.problems.append(
-                f"{columns.path}, particle {row + 1}: _{name} is {defocus[row]:g} A; expected underfocus as a "
-                f"positive number ({int((defocus <= 0).sum())} such particles): correct or remove them."
-            )
+        if defocus is not None:
+            remedy = "underfocus is a positive number of Angstrom: correct or remove such particles"
+            columns.check_range(f"_{name}", defocus, DEFOCI_A, "A", remedy)
+    for name in NUMBERS:
+        columns.numbers(name)
     return Imaging(
         pixel_size_A=_pixel_size_A(columns),
         voltage_kV=voltage,
         cs_mm=or_absent(columns.numbers("rlnSphericalAberration")),
-        amplitude_contrast=or_absent(columns.numbers("rlnAmplitudeContrast")),
+        amplitude_contrast=contrast,
     )
 
 
@@ -216,7 +241,7 @@ def _find_stack(name: str, star_path: Path, stack_root: Path | None) -> Path:
     home = star_path.resolve().parent
     roots = [stack_root] if stack_root is not None else [Path.cwd(), home, *home.parents]
     for root in roots:
-        if (root / relative).exists():
+        if os.path.exists(root / relative):  # noqa: PTH110 - Path.exists raises where a name is too long
             return root / relative
     return roots[0] / relative if stack_root is not None else home / relative
 
@@ -229,7 +254,7 @@ def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problem
     else:
         plain = parts[1].isna()
         index, stack_names = parts[0].where(~plain, "1"), parts[1].where(~plain, parts[0])
-    numbers = pd.to_numeric(index, errors="coerce")
+    numbers = pd.to_numeric(index.where(index.str.fullmatch("[0-9]{1,9}")), errors="coerce")
     wrong = np.flatnonzero(numbers.isna() | (numbers < 1))
     if len(wrong):
         problems.append(
@@ -274,7 +299,7 @@ def examine_star(
         If the file holds no table of particles at all.
     """
     star = _read_document(path)
-    frame = _loop_frame(star.document[star.particles_block], f"_{IMAGE_NAME}")
+    frame = _particles_frame(path, star)
     optics = _optics_frame(star)
     columns = _Columns(path, frame, optics)
     imaging = _imaging(columns)
@@ -328,9 +353,17 @@ def _loop_lines(frame: pd.DataFrame) -> Iterator[str]:
     yield "loop_"
     for number, name in enumerate(frame.columns, start=1):
         yield f"_{name} #{number}"
-    columns = [frame[name].tolist() for name in frame.columns]
+    columns = [_loop_values(frame[name]) for name in frame.columns]
     for row in zip(*columns, strict=True):
         yield " ".join(row)
+
+
+def _loop_values(column: pd.Series) -> list[str]:
+    """Raw values; a text of several lines must begin a line of its own."""
+    values: list[str] = column.tolist()
+    if any("\n" in value for value in values):
+        return [f"\n{value}\n" if "\n" in value else value for value in values]
+    return values
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from cryorbit.conventions import FloatArray
+
+VARIANCE_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class PrincipalAxes:
     def project(self, points: NDArray[np.floating]) -> FloatArray:
         """Coordinates along the principal axes, shape (..., latent)."""
         return np.asarray((points.astype(np.float64) - self.centre) @ self.axes.T)
+
+    def reduce(self, points: NDArray[np.floating]) -> FloatArray:
+        """The same in units of the standard deviation along each axis: the paper's ``U`` up to one factor."""
+        return self.project(points) / np.sqrt(np.maximum(self.variance, VARIANCE_FLOOR))
 
 
 def principal_axes(points: NDArray[np.floating]) -> PrincipalAxes:
@@ -61,7 +67,7 @@ class PolarCoordinates:
     Attributes
     ----------
     radius
-        In units of the latent space.
+        In the units of the coordinates.
     angle_deg
         In [-180, 180].
     """
@@ -76,7 +82,7 @@ def polar(coordinates: FloatArray) -> PolarCoordinates:
     Parameters
     ----------
     coordinates
-        Principal coordinates, shape (..., latent).
+        Reduced principal coordinates, shape (..., latent).
     """
     first, second = coordinates[..., 0], coordinates[..., 1]
     return PolarCoordinates(np.hypot(first, second), np.degrees(np.arctan2(second, first)))

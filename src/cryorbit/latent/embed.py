@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.io.runs import atomic_path
+from cryorbit.io.runs import write_arrays
 from cryorbit.model.vaegan import Autoencoder
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 
 BATCH = 256
-# Windings of the orbit around the latent plane up to N_TURNS / 2 - 1 can be told apart.
-N_TURNS = 12
+# Four times the highest harmonic that is read: what an orbit has beyond half of this folds back into the low ones, and
+# 12 turns cost the human 80S ribosome 0.9 degrees where 24 leave 0.07.
+N_TURNS = 24
 
 Progress = Callable[[int, int], None]
 
@@ -140,11 +142,13 @@ def embed_repeats(
 
 def save_embedding(path: Path, embedding: Embedding) -> None:
     """Write an embedding as an uncompressed ``.npz`` file."""
-    with atomic_path(path) as beside, beside.open("wb") as handle:
-        np.savez(handle, **asdict(embedding))
+    write_arrays(path, **asdict(embedding))
 
 
-def load_embedding(path: Path) -> Embedding:
-    """Read what :func:`save_embedding` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Embedding(**{name: arrays[name] for name in arrays.files})
+def load_embedding(path: Path) -> Embedding | None:
+    """Read what :func:`save_embedding` wrote; None where there is nothing whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Embedding(**{name: arrays[name] for name in arrays.files})
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile):
+        return None

@@ -22,6 +22,8 @@ from cryorbit.latent.embed import Embedding
 
 ComplexArray = NDArray[np.complex128]
 
+# Harmonics above this are weak and carry more noise than angle.
+HIGHEST_ORDER = 6
 ROUNDS = 4
 GRID = 720
 BATCH = 1024
@@ -92,10 +94,10 @@ class OrbitAngle:
 
 
 def orbit_coefficients(embedding: Embedding) -> ComplexArray:
-    """Fourier coefficients of the orbits over the turn, orders 1 to turns / 2 - 1, shape (n, orders, latent)."""
+    """Fourier coefficients of the orbits over the turn, orders 1 to 6, shape (n, orders, latent)."""
     turns = embedding.orbit.shape[1]
     coefficients = np.fft.fft(embedding.orbit.astype(np.float64), axis=1) / turns
-    return np.asarray(coefficients[:, 1 : (turns + 1) // 2])
+    return np.asarray(coefficients[:, 1 : min(HIGHEST_ORDER + 1, (turns + 1) // 2)])
 
 
 def fit_harmonics(embedding: Embedding, use: NDArray[np.bool_]) -> HarmonicChart:

@@ -61,7 +61,7 @@ def fit_plane(embedding: Embedding, use: NDArray[np.bool_]) -> PlaneChart:
     """
     chosen = use if use.sum() >= 2 else np.ones(len(embedding.mean), dtype=bool)
     axes = principal_axes(embedding.mean[chosen])
-    angle = polar(axes.project(embedding.orbit[chosen])).angle_deg
+    angle = polar(axes.reduce(embedding.orbit[chosen])).angle_deg
     windings = orbit_windings(angle)
     values, counts = np.unique(windings, return_counts=True)
     winding = int(values[counts.argmax()])
@@ -78,7 +78,7 @@ def orbit_windings(angle_deg: FloatArray) -> NDArray[np.int64]:
 
 def plane_polar(embedding: Embedding, chart: PlaneChart) -> PolarCoordinates:
     """Polar coordinates of every turned copy in the plane, arrays of shape (n, turns)."""
-    return polar(chart.axes.project(embedding.orbit))
+    return polar(chart.axes.reduce(embedding.orbit))
 
 
 def orbit_radius(embedding: Embedding) -> FloatArray:

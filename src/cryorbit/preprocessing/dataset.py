@@ -20,7 +20,7 @@ from torch import Tensor
 from cryorbit.config import PreprocessingConfig
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.runs import atomic_path, write_text
+from cryorbit.io.runs import make_folder, write_arrays, write_text
 from cryorbit.preprocessing.normalise import (
     Contrast,
     IntensityScale,
@@ -54,8 +54,8 @@ class CacheInfo:
         Radius outside which the background was measured, in pixels of the cache.
     inverted
         Whether dark particles were turned white.
-    contrast_significance
-        Of the detected sign, in standard errors.
+    contrast_significance, contrast_doubtful
+        Of the detected sign, in standard errors; whether it is a guess.
     noise_free
         Whether the set was taken to have no noise, and one scale for all.
     shard_images
@@ -70,6 +70,7 @@ class CacheInfo:
     particle_radius_px: float
     inverted: bool
     contrast_significance: float
+    contrast_doubtful: bool
     noise_free: bool
     shard_images: int
 
@@ -80,7 +81,7 @@ class ParticleCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.info = CacheInfo(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
-        self._shards = [np.load(path, mmap_mode="r") for path in _shard_paths(folder, self.info)]
+        self.shards = [np.load(path, mmap_mode="r") for path in _shard_paths(folder, self.info)]
 
     def __len__(self) -> int:
         return self.info.images
@@ -96,7 +97,7 @@ class ParticleCache:
         shard, within = np.divmod(np.asarray(rows, dtype=np.int64), self.info.shard_images)
         for number in np.unique(shard):
             here = shard == number
-            images[here] = self._shards[number][within[here]]
+            images[here] = self.shards[number][within[here]]
         return torch.from_numpy(images)
 
     def batches(self, batch_size: int) -> Iterator[Float[Tensor, "batch h w"]]:
@@ -110,9 +111,13 @@ def _shard_paths(folder: Path, info: CacheInfo) -> list[Path]:
     return [folder / f"shard_{number:05d}.npy" for number in range(count)]
 
 
-def cache_is_complete(folder: Path) -> bool:
-    """Whether an earlier run left a whole cache: its index is written last."""
-    return (folder / INDEX).is_file()
+def open_cache(folder: Path) -> ParticleCache | None:
+    """The cache that an earlier run left; None where there is none, or a part of it is missing or damaged."""
+    try:
+        cache = ParticleCache(folder)
+    except (OSError, ValueError, TypeError):
+        return None
+    return cache if sum(map(len, cache.shards)) == len(cache) else None
 
 
 def build_cache(
@@ -148,7 +153,7 @@ def build_cache(
     ParticleDataError
         If an image has NaN or infinite pixels, or is constant.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     box_size = network_box_size(stack.box_size, config.box_size, multiple)
     new_pixel_size = cropped_pixel_size_A(pixel_size_A, stack.box_size, box_size)
     diameter = config.particle_diameter_A or DEFAULT_DIAMETER_FRACTION * box_size * new_pixel_size
@@ -157,7 +162,8 @@ def build_cache(
     info = CacheInfo(
         images=len(stack), box_size=box_size, pixel_size_A=new_pixel_size,
         original_box_size=stack.box_size, original_pixel_size_A=pixel_size_A, particle_radius_px=radius,
-        inverted=scale.sign < 0, contrast_significance=contrast.significance, noise_free=scale.noise_free,
+        inverted=scale.sign < 0, contrast_significance=contrast.significance,
+        contrast_doubtful=contrast.doubtful, noise_free=scale.noise_free,
         shard_images=config.shard_images,
     )  # fmt: skip
     done = 0
@@ -171,8 +177,7 @@ def build_cache(
             done += len(images)
             if progress is not None:
                 progress(done, info.images)
-        with atomic_path(path) as beside, beside.open("wb") as handle:
-            np.save(handle, shard)
+        write_arrays(path, shard=shard)
     write_text(folder / INDEX, json.dumps(asdict(info), indent=2) + "\n")
     return ParticleCache(folder)
 
@@ -206,7 +211,7 @@ def _survey(
         ]
     )
     statistics = intensity_statistics(sample, radius)
-    contrast = detect_contrast(statistics)
+    contrast = detect_contrast(sample, statistics)
     return contrast, choose_scale(statistics, contrast.dark_particles if invert is None else invert)
 
 

@@ -8,12 +8,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import skew
 from torch import Tensor
 
 # Signal this much stronger than the background, and the background is ringing, not noise.
 NOISE_FREE_CONTRAST = 4.0
-# Standard errors of the mean contrast above which its sign is taken as known.
+# Standard errors above which the sign of the contrast is taken as known.
 CONTRAST_SIGNIFICANCE = 3.0
+# Width of the smoothing before the skewness is taken, as a part of the box.
+SMOOTHING_OF_BOX = 1.0 / 32.0
 
 
 def radius_px(box_size: int) -> Float[Tensor, "n n"]:
@@ -82,28 +85,57 @@ class Contrast:
     dark_particles
         True if the particles are darker than the background, so that the images must change sign.
     significance
-        Mean contrast over its standard error; below 3 the sign is a guess.
+        Standard errors by which the skewness differs from zero; below 3 the sign is a guess.
+    doubtful
+        Whether the sign is a guess, or a second look says the opposite: the mean of the particle against its
+        background, which hollow particles and crowded neighbours can fool.
     """
 
     dark_particles: bool
     significance: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the sign is more than a guess."""
-        return self.significance >= CONTRAST_SIGNIFICANCE
+    doubtful: bool
 
 
-def detect_contrast(statistics: IntensityStatistics) -> Contrast:
-    """Sign of the particles against the background, from the median over images, which junk cannot move."""
+def detect_contrast(images: Float[Tensor, "batch h w"], statistics: IntensityStatistics) -> Contrast:
+    """Sign of the particles: matter fills the smaller part of its box, so smoothed images are skewed towards it.
+
+    Parameters
+    ----------
+    images
+        A sample of the set.
+    statistics
+        Of the same images.
+
+    Notes
+    -----
+    Medians over the images decide, which junk cannot move. The skewness has the right sign for solid and hollow discs
+    up to three quarters of the box wide, and on each of the real sets that we know the sign of.
+    """
+    smooth = gaussian_smooth(images, SMOOTHING_OF_BOX * images.shape[-1])
+    middle, significance = _median_in_errors(skew(smooth.flatten(1).double().numpy(), axis=1))
     noise = np.where(statistics.background_std > 0, statistics.background_std, 1.0)
-    contrast = (statistics.disc_mean - statistics.background_mean) / noise
-    middle = float(np.median(contrast))
+    mean, mean_significance = _median_in_errors((statistics.disc_mean - statistics.background_mean) / noise)
+    disagree = mean * middle < 0 and mean_significance >= CONTRAST_SIGNIFICANCE
+    return Contrast(middle < 0, significance, significance < CONTRAST_SIGNIFICANCE or disagree)
+
+
+def _median_in_errors(values: np.ndarray) -> tuple[float, float]:
+    """Median, and its size in standard errors."""
+    middle = float(np.median(values))
     # Standard error of a median: 1.2533 sigma / sqrt(n), with sigma from the interquartile range.
-    spread = float(np.subtract(*np.percentile(contrast, [75, 25]))) / 1.349
-    error = 1.2533 * spread / float(np.sqrt(len(contrast)))
-    significance = abs(middle) / error if error > 0 else (float("inf") if middle else 0.0)
-    return Contrast(dark_particles=middle < 0, significance=significance)
+    spread = float(np.subtract(*np.percentile(values, [75, 25]))) / 1.349
+    error = 1.2533 * spread / float(np.sqrt(len(values)))
+    return middle, abs(middle) / error if error > 0 else (float("inf") if middle else 0.0)
+
+
+def gaussian_smooth(images: Float[Tensor, "batch h w"], sigma_px: float) -> Float[Tensor, "batch h w"]:
+    """Images blurred by a Gaussian, periodic at the edges of the box."""
+    n_rows, n_columns = images.shape[-2:]
+    k2 = torch.fft.fftfreq(n_rows)[:, None] ** 2 + torch.fft.rfftfreq(n_columns)[None, :] ** 2
+    filtered: Tensor = torch.fft.irfft2(
+        torch.fft.rfft2(images) * torch.exp(-2.0 * (torch.pi * sigma_px) ** 2 * k2), s=(n_rows, n_columns)
+    )
+    return filtered
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def histograms(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
         "of taste. Middle, the predicted standard deviation of the angle of kept particles, read from the orbits "
         f"and by the paper's plane formula; {UNKNOWN_ANGLE_STD_DEG / run.isotropy_order:.1f} degrees means that "
         "nothing is known. "
-        "Right, the defocus of kept particles. Quartiles of the latent's defocus are matched to known ones, so its "
+        "Right, the defocus of kept particles. The latent's defocus is matched to a known distribution, so its "
         "spread agrees by construction and is no test. Extreme values are counted in the outermost bins."
     )
     title = "Histograms of score, angle deviation and defocus"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from cryorbit.conventions import FloatArray
+from cryorbit.estimation.defocus import WEAK_EVIDENCE
 from cryorbit.estimation.evaluation import Evaluation
 from cryorbit.report.comparison import NO_JUNK, Comparison
 from cryorbit.report.record import RunRecord
 
 NOTHING = "–"
-# Squared correlation below which the direction of the radius is called uncertain: a choice, well above what
-# chance gives with a hundred particles.
-WEAK_EVIDENCE = 0.05
 
 
 def count(value: float) -> str:
@@ -171,7 +169,7 @@ def _defocus(run: RunRecord) -> str:
     known_from = run.fact("defocus", "known_from")
     if known_from:
         text += (
-            " The scale of the latent's defocus comes from the quartiles of a known distribution "
+            " The scale of the latent's defocus comes from a distribution taken as known "
             f"({known_from}), not from the images."
         )
     evidence = run.number("chart", "radial_evidence")
@@ -192,7 +190,7 @@ def _defocus_deviation(run: RunRecord) -> str:
         return "Defoci are read from the latent space; it is not known how well."
     return (
         f"Defoci are read from the latent space, with a median predicted deviation of {micrometres(median)}; "
-        "that does not know how far the relation of radius and defocus is from a straight line."
+        "that is how well it repeats, not how right the distribution is from which its scale comes."
     )
 
 

@@ -252,7 +252,9 @@ def parse_view(text: str) -> View:
     try:
         rot, tilt = (float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigurationError(f"--view is {text!r}; expected ROT,TILT in degrees, such as 40,65.") from None
+        rot = tilt = math.nan
+    if not math.isfinite(rot + tilt):
+        raise ConfigurationError(f"--view is {text!r}; expected ROT,TILT in degrees, such as 40,65.")
     return rot, tilt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +12,7 @@ import torch
 
 from cryorbit.config import ModelConfig
 from cryorbit.errors import RunFolderError
-from cryorbit.io.runs import atomic_path
+from cryorbit.io.runs import write_bytes
 from cryorbit.model.discriminator import Discriminator
 from cryorbit.model.vaegan import Autoencoder, build_networks
 
@@ -47,8 +48,9 @@ class Progress:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a state dictionary atomically."""
-    with atomic_path(path) as beside:
-        torch.save(state, beside)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

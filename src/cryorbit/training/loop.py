@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryorbit.config import RunConfig
-from cryorbit.io.runs import atomic_path
+from cryorbit.errors import ConfigurationError, RunFolderError
+from cryorbit.io.runs import make_folder, write_arrays
 from cryorbit.model import losses
 from cryorbit.model.losses import LossTerms, LossWeights
 from cryorbit.model.vaegan import Autoencoder, AutoencoderOutput, build_networks
@@ -138,9 +139,12 @@ class _Trainer:
     def resume(self) -> None:
         """Take up the last checkpoint, if there is one."""
         path = self.folder / LAST
-        if not path.is_file():
+        if not (path.is_file() and (self.folder / BEST).is_file()):
             return
-        state = load_checkpoint(path)
+        try:
+            state = load_checkpoint(path)
+        except RunFolderError:  # damaged: better begin again than stop
+            return
         self.raw_autoencoder.load_state_dict(state["autoencoder"])
         self.raw_discriminator.load_state_dict(state["discriminator"])
         self.generator_optimiser.load_state_dict(state["generator_optimiser"])
@@ -287,8 +291,13 @@ def train(
         JSON-lines file to which every epoch's loss terms are appended.
     report
         Called after each epoch.
+
+    Raises
+    ------
+    ConfigurationError
+        If training diverges.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     trainer = _Trainer(cache, config, folder)
     trainer.resume()
     drop_epochs_after(metrics, trainer.progress.epoch)
@@ -318,6 +327,11 @@ def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
     training_terms = trainer.train_epoch(progress.epoch)
     seconds = time.perf_counter() - started
     validation_terms, latent_mean = trainer.validate()
+    if not math.isfinite(validation_terms["total"]):
+        raise ConfigurationError(
+            f"Training diverged in epoch {progress.epoch + 1} (the loss is no number any more): lower "
+            "training.learning_rate, or give --set training.precision=32-true."
+        )
     progress.epoch += 1
     if validation_terms["total"] < progress.best_validation:
         progress.best_validation, progress.best_epoch = validation_terms["total"], progress.epoch
@@ -348,5 +362,4 @@ def _save_preview(trainer: _Trainer) -> None:
     drawn = trainer.raw_autoencoder.expected_images(output.drawn)
     path = trainer.folder / f"preview_{trainer.progress.epoch:04d}.npz"
     arrays = {"images": output.target.float().cpu().numpy(), "drawn": drawn.float().cpu().numpy()}
-    with atomic_path(path) as beside, beside.open("wb") as handle:
-        np.savez(handle, rows=rows, **arrays)
+    write_arrays(path, rows=rows, **arrays)

@@ -1,0 +1,243 @@
+"""The stages of the main job, each a method that leaves its result in the run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryorbit import results
+from cryorbit.config import EstimationConfig, RunConfig
+from cryorbit.errors import ParticleDataError
+from cryorbit.estimation.outliers import DETECTORS, OutlierResult, find_outliers
+from cryorbit.estimation.truth import Truth
+from cryorbit.io import ImageStack
+from cryorbit.io.mrc import check_stacks
+from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
+from cryorbit.io.star import IMAGE_NAME
+from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
+from cryorbit.latent.orbits import orbit_invariants
+from cryorbit.particles import ParticleTable
+from cryorbit.preprocessing.dataset import ParticleCache, build_cache, open_cache
+from cryorbit.progress import Observer
+from cryorbit.training.checkpoint import BEST, load_autoencoder
+from cryorbit.training.loop import train
+
+STAGES = ("prepare", "train", "embed", "outliers", "estimate", "report")
+TITLES = {
+    "prepare": "Reading particles",
+    "train": "Training",
+    "embed": "Embedding",
+    "outliers": "Finding outliers",
+    "estimate": "Estimating",
+    "report": "Writing the report",
+}
+
+
+class Job:
+    """A run in progress: its folder, its particles, and what the stages hand on."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, particles: ParticleTable, observer: Observer) -> None:
+        self.folder, self.config, self.particles, self.observer = folder, config, particles, observer
+        self._cache: ParticleCache | None = None
+        self._embedding: Embedding | None = None
+        self._stage = STAGES[0]
+        self.truth: Truth | None = None
+        self.report: Path | None = None
+
+    @property
+    def cache(self) -> ParticleCache:
+        """The images; made again where they were deleted."""
+        path = self.folder.path / "cache"
+        if self._cache is None:
+            self._cache = open_cache(path)
+        if self._cache is None:
+            self.prepare()
+            self._cache = ParticleCache(path)
+        return self._cache
+
+    @property
+    def embedding(self) -> Embedding:
+        """Latent points of all particles; made again where they were deleted."""
+        if self._embedding is None:
+            self._embedding = load_embedding(self.folder.path / "cache" / "latent_orbits.npz")
+        if self._embedding is None:
+            self.embed()
+        return cast("Embedding", self._embedding)
+
+    def prepare(self) -> dict[str, Any]:
+        """Read, crop and standardise every image once."""
+        pixel_size = _one_pixel_size(self.particles)
+        _check_stacks(self.particles, self.folder.manifest["input"])
+        with ImageStack(self.particles.locations) as stack:
+            cache = build_cache(
+                stack,
+                pixel_size,
+                self.folder.path / "cache",
+                self.config.preprocessing,
+                self.particles.frame[IMAGE_NAME].to_numpy(),
+                2 ** max(self.config.model.n_blocks, self.config.model.discriminator_blocks),
+                self.observer.advance,
+            )
+        info = asdict(cache.info)
+        self.folder.manifest["images"] = info
+        self._say_contrast(cache)
+        return {}
+
+    def _say_contrast(self, cache: ParticleCache) -> None:
+        info, asked = cache.info, self.config.preprocessing.invert is not None
+        if info.inverted:
+            how = "as asked" if asked else "detected"
+            self.observer.say(f"Particles are darker than their background ({how}): the images were inverted.")
+        if info.contrast_doubtful and not asked:
+            self.warn(
+                f"Particles were taken to be {'dark' if info.inverted else 'bright'}, but the images are not clear "
+                "about it; look at the montage, and give --invert (dark) or --no-invert (bright)."
+            )
+
+    def train(self) -> dict[str, Any]:
+        """Train the VAE-GAN."""
+
+        def report(epoch: int, epochs: int, terms: Mapping[str, float]) -> None:
+            self.observer.advance(
+                epoch, epochs,
+                f"loss {terms['train_total']:.1f}, validation {terms['validation_total']:.1f}, "
+                f"{terms['images_per_second']:.0f} images/s",
+            )  # fmt: skip
+
+        result = train(
+            self.cache, self.config, self.folder.file("checkpoint", BEST).parent,
+            self.folder.path / "metrics.jsonl", report,
+        )  # fmt: skip
+        for warning in result.warnings:
+            self.warn(warning)
+        return {"epochs": result.epochs, "best_epoch": result.best_epoch}
+
+    def embed(self) -> dict[str, Any]:
+        """Latent points of every particle and of its turned copies."""
+        autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
+        self._embedding = embed(autoencoder, self.cache, progress=self.observer.advance)
+        save_embedding(self.folder.file("cache", "latent_orbits.npz"), self._embedding)
+        return {}
+
+    def outliers(self) -> dict[str, Any]:
+        """Scores of all three detectors; the configured one decides."""
+        settings = self.config.estimation
+        features = orbit_invariants(self.embedding)
+        if settings.outlier_features == "latent":
+            features = self.embedding.mean.astype(np.float64)
+        found = {}
+        for number, name in enumerate(DETECTORS, start=1):
+            found[name] = find_outliers(features, name, self.config.seed)
+            self.observer.advance(number, len(DETECTORS))
+        chosen = found[settings.outlier_method]
+        if not chosen.meaningful:
+            self.warn(
+                f"{len(features)} particles are too few to tell outliers from others: every outlier probability is "
+                "the prior."
+            )
+        frame = pd.DataFrame({"id": self.particles.ids, **{name: result.score for name, result in found.items()}})
+        frame["outlier_score"] = chosen.score
+        frame["outlier_z"] = chosen.z_score
+        frame["outlier_probability"] = chosen.probability
+        write_table(self.folder.path / "outliers.parquet", frame)
+        kept = self._kept(chosen.probability)
+        self.folder.manifest["outliers"] = _outlier_facts(chosen, settings, kept)
+        return {}
+
+    def _kept(self, probability: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.asarray(probability <= self.config.estimation.outlier_threshold)
+
+    def estimate(self) -> dict[str, Any]:
+        """Angle and defocus, then the tables for the user."""
+        scores = read_table(self.folder.path / "outliers.parquet")
+        kept = self._kept(scores["outlier_probability"].to_numpy())
+        autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
+        sample = results.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
+        outcome = results.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
+        for warning in outcome.warnings:
+            self.warn(warning)
+        self.folder.manifest.update(outcome.facts)
+        estimates = results.estimates_table(self.particles, outcome, scores, kept)
+        write_table(self.folder.path / "latent.parquet", results.latent_table(self.particles, self.embedding, outcome))
+        write_table(self.folder.path / "estimates.parquet", estimates)
+        meaningful = bool(self.folder.manifest["outliers"]["meaningful"])
+        table = results.annotated(self.particles, outcome, scores, meaningful)
+        results.write_particle_files(self.folder.path, table, kept)
+        return {}
+
+    def write_report(self) -> dict[str, Any]:
+        """Figures and the page."""
+        from cryorbit.report import write_report
+
+        self.report = write_report(self.folder.path, self.truth)
+        return {}
+
+    def warn(self, text: str) -> None:
+        """Tell the user now, and again in the report."""
+        warnings = self.folder.manifest.setdefault("warnings_by_stage", {}).setdefault(self._stage, [])
+        if text not in warnings:
+            warnings.append(text)
+            self.observer.say(f"Warning: {text}")
+
+    def run(self, until: str, redo_from: str | None = None) -> None:
+        """Run the stages that are not done yet, up to one."""
+        actions: dict[str, Callable[[], dict[str, Any]]] = {
+            "prepare": self.prepare,
+            "train": self.train,
+            "embed": self.embed,
+            "outliers": self.outliers,
+            "estimate": self.estimate,
+            "report": self.write_report,
+        }
+        first_again = STAGES.index(redo_from) if redo_from is not None else len(STAGES)
+        for number, stage in enumerate(STAGES[: STAGES.index(until) + 1]):
+            if number < first_again and self.folder.stage_done(stage):
+                continue
+            self._stage = stage
+            self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
+            self.observer.stage(TITLES[stage])
+            started = time.perf_counter()
+            facts = actions[stage]()
+            by_stage = self.folder.manifest["warnings_by_stage"]
+            self.folder.manifest["warnings"] = [text for name in STAGES for text in by_stage.get(name, [])]
+            if stage == "report":
+                self.folder.manifest["finished"] = True
+            self.folder.record_stage(stage, time.perf_counter() - started, **facts)
+            self.observer.advance(1, 1) if stage in ("estimate", "report") else None
+
+
+def _one_pixel_size(particles: ParticleTable) -> float:
+    sizes = np.unique(particles.imaging.pixel_size_A)
+    if len(sizes) != 1 or not np.isfinite(sizes[0]):
+        raise ParticleDataError(
+            f"{particles.name}: pixel sizes differ ({', '.join(f'{size:g}' for size in sizes)} A); expected one: run "
+            "cryorbit on each optics group by itself."
+        )
+    return float(sizes[0])
+
+
+def _check_stacks(particles: ParticleTable, recorded: Mapping[str, Any]) -> None:
+    """Refuse images that are not those with which the run began."""
+    problems = check_stacks(particles.locations, particles.frame[IMAGE_NAME].to_numpy(), particles.name)
+    if problems:
+        raise ParticleDataError(problems)
+    if stacks_fingerprint(particles.locations.stacks) != recorded["stacks_fingerprint"]:
+        raise ParticleDataError(
+            f"{particles.name}: its image stacks have changed or moved since the run began (the first is looked for at "
+            f"{particles.locations.stacks[0]}); put them back, or start a new run."
+        )
+
+
+def _outlier_facts(chosen: OutlierResult, settings: EstimationConfig, kept: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "method": chosen.method, "features": settings.outlier_features, "kept": int(kept.sum()),
+        "dropped": int((~kept).sum()), "meaningful": chosen.meaningful,
+        "threshold": None if kept.all() else float(chosen.score[~kept].min()),
+    }  # fmt: skip
