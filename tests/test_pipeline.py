@@ -187,3 +187,67 @@ def test_trusting_a_defocus_that_is_not_there_is_refused(star, tmp_path):
 def test_one_network_learns_what_another_run_learns(star, tmp_path, finished):
     again = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
     pd.testing.assert_frame_equal(again.estimates, finished.estimates)
+
+
+def test_later_stages_follow_an_earlier_one_that_is_done_again(star, tmp_path):
+    out = tmp_path / "run"
+    co.run(star, out, tiny_config(), truth=star.with_name("truth.star"))
+    page = (out / "report.html").read_bytes()
+    again = co.rerun(out, "outliers", estimation={"outlier_threshold": 0.001})
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["finished"]
+    assert manifest["outliers"]["kept"] == again.estimates["kept"].sum() == len(again.kept)
+    assert (out / "report.html").read_bytes() != page
+    # The command that made the run is another one now: it must not be taken to go on with this.
+    with pytest.raises(RunFolderError, match="another input or configuration"):
+        co.run(star, out, tiny_config())
+
+
+def test_the_page_is_drawn_again_without_the_images(star, tmp_path):
+    import shutil
+
+    shutil.copytree(star.parent, tmp_path / "set")
+    co.run(tmp_path / "set" / "particles.star", tmp_path / "run", tiny_config())
+    shutil.rmtree(tmp_path / "set")
+    assert co.rerun(tmp_path / "run", "report").report is not None
+    with pytest.raises(ParticleDataError, match="does not exist"):
+        co.rerun(tmp_path / "run", "estimate")
+
+
+def test_other_images_under_the_old_names_are_refused(star, tmp_path):
+    import shutil
+
+    shutil.copytree(star.parent, tmp_path / "set")
+    co.run(tmp_path / "set" / "particles.star", tmp_path / "run", tiny_config(), until="estimate")
+    shutil.rmtree(tmp_path / "run" / "cache")
+    tiny_set(tmp_path / "other", seed=9)
+    shutil.copy(tmp_path / "other" / "particles.mrcs", tmp_path / "set" / "particles.mrcs")
+    with pytest.raises(ParticleDataError, match="have changed or moved"):
+        co.rerun(tmp_path / "run", "estimate")
+
+
+@pytest.mark.parametrize("victim", ["cache/shard_00000.npy", "cache/cache.json", "cache/latent_orbits.npz"])
+def test_a_damaged_cache_is_made_again(star, finished, tmp_path, victim):
+    co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    (tmp_path / "run" / victim).write_bytes(b"rubbish")
+    again = co.rerun(tmp_path / "run", "estimate")
+    pd.testing.assert_frame_equal(again.estimates, finished.estimates)
+
+
+def test_replaced_columns_stay_beside(finished, star):
+    table = finished.particles
+    before = co.read_particles(star)
+    assert (table.frame["cryorbitInputDefocusU"] == before.frame["rlnDefocusU"]).all()
+
+
+def test_an_angle_that_cannot_be_read_replaces_nothing(star, tmp_path):
+    table = co.read_particles(star).with_columns({"rlnAnglePsi": np.linspace(-170, 170, 60)})
+    result = co.run(table.take(np.arange(9)), tmp_path / "run", tiny_config())
+    np.testing.assert_array_equal(result.particles.frame["rlnAnglePsi"], table.frame["rlnAnglePsi"][:9])
+    assert (result.particles.numbers("cryorbitAnglePsiStd") > 100).all()
+
+
+def test_training_that_diverges_is_said(star, tmp_path):
+    config = tiny_config(training={"epochs": 2, "precision": "32-true", "learning_rate": 1e30})
+    with pytest.raises(ConfigurationError, match="diverged"):
+        co.run(star, tmp_path / "run", config)

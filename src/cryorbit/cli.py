@@ -15,6 +15,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError
+from cryorbit.options import (
+    ConfigFile,
+    Debug,
+    DefocusRange,
+    Folder,
+    Invert,
+    Method,
+    OptionalOut,
+    Out,
+    Overwrite,
+    Particles,
+    Preset,
+    Prior,
+    Quiet,
+    RunSeed,
+    Seed,
+    Settings,
+    Source,
+    StackRoot,
+    TruthFile,
+)
 
 if TYPE_CHECKING:
     from cryorbit.config import RunConfig
@@ -23,6 +44,8 @@ if TYPE_CHECKING:
 
 # Typer carries its own copy of click from 0.26 on, and used the package before.
 click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -33,47 +56,6 @@ app = typer.Typer(
     "their images form in the latent space of a small network, without labels and without a 3D reference.",
     epilog="Start with `cryorbit demo`. Documentation of all columns and files: README.md.",
 )
-
-Particles = Annotated[Path, typer.Argument(help="RELION STAR file with particles.", show_default=False)]
-Source = Annotated[
-    Path,
-    typer.Argument(help="RELION STAR file with particles (with --out), or a run folder.", show_default=False),
-]
-Folder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to make, or to go on with.", show_default=False)]
-OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, where a STAR file is given.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
-RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers (12345).", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move another folder of that name aside first.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(help="fast (64 px, narrow; the default) or paper (128 px, as published).", show_default=False),
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A single setting, such as training.epochs=10; may be repeated.", show_default=False),
-]
-StackRoot = Annotated[
-    Path | None,
-    typer.Option("--stack-root", help="Folder that the file's image paths start from.", show_default=False),
-]
-Invert = Annotated[
-    bool | None, typer.Option("--invert/--no-invert", help="Particles are dark / white. Default: detected.")
-]
-Prior = Annotated[
-    str | None,
-    typer.Option("--defocus-prior", help="given, micrograph or blind. Default: given where the file has a defocus."),
-]
-DefocusRange = Annotated[
-    str | None, typer.Option("--defocus-range", help="Known range in micrometres, such as 0.3:4.0.")
-]
-Method = Annotated[str | None, typer.Option(help="Estimator: latent, so far the only one.", show_default=False)]
-TruthFile = Annotated[
-    Path | None, typer.Option("--truth", help="STAR file with the truth, for the report.", show_default=False)
-]
 
 
 @contextmanager
@@ -461,7 +443,7 @@ def main() -> None:
     # A batch queue's polite request to stop is an interrupt like the user's own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except CryorbitError as error:
         if debug:
             raise
@@ -474,11 +456,14 @@ def main() -> None:
         typer.echo(f"cryorbit: {where}{error.strerror or error}; check the path and your rights there.", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("cryorbit: interrupted; the same command goes on from the last finished stage or epoch.", err=True)
-        sys.exit(130)
+        code = INTERRUPTED
     except click_exceptions.ClickException as error:
         typer.echo(f"cryorbit: {error.format_message()} Try --help.", err=True)
         sys.exit(2)
+    # Some versions of typer turn an interrupt into this exit code themselves.
+    if code == INTERRUPTED:
+        typer.echo("cryorbit: interrupted; the same command goes on from the last finished stage or epoch.", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

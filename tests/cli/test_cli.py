@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -193,3 +195,44 @@ def test_settings_are_read_as_toml():
     assert cli._setting("a=blind") == {"a": "blind"}
     with pytest.raises(ConfigurationError):
         cli._setting("=3")
+
+
+def test_what_a_run_folder_cannot_change_is_refused(tmp_path):
+    star = tiny_set(tmp_path / "set", images=30)
+    out = tmp_path / "run"
+    assert call("train", star, "--out", out, *FAST)[0] == 0
+    for arguments in (["--set", "training.epochs=7"], ["--seed", "5"], ["--preset", "paper"], ["--overwrite"]):
+        code, _, err = call("estimate", out, *arguments)
+        assert code == 2
+        assert arguments[0] in err
+    assert call("estimate", out, "-q", "--set", "estimation.chart='pca'")[0] == 0
+    assert json.loads((out / "run.json").read_text())["configuration"]["estimation"]["chart"] == "pca"
+    code, _, err = call("embed", tmp_path / "nowhere")
+    assert code == 2
+    assert "does not exist" in err
+
+
+def test_an_interrupt_is_said_and_leaves_a_run_to_go_on_with(tmp_path):
+    star = tiny_set(tmp_path / "set", images=60)
+    command = [sys.executable, "-m", "cryorbit.cli", "run", star, "--out", tmp_path / "run", *FAST]
+    command += ["--set", "training.epochs=500", "--set", "training.patience=500"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "run" / "checkpoint" / "last.pt").is_file():
+            break
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.strip().endswith("the same command goes on from the last finished stage or epoch.")
+    assert "Traceback" not in err
+    code, _, err = call(*command[3:-4], "--set", "training.epochs=500", "--set", "training.patience=1")
+    assert code == 2  # another configuration is another run
+    assert "another input or configuration" in err
+
+
+def test_usage_errors_are_one_sentence():
+    for arguments in (["run"], ["fly"], ["run", "a.star", "--out"], ["run", "a.star", "--out", "x", "--seed", "many"]):
+        code, _, err = call(*arguments)
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1

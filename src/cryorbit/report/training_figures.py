@@ -79,7 +79,7 @@ def losses(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG0
         axes.set_axis_off()
     caption = (
         "Every term of the loss, unweighted, and their weighted total. Training terms are taken at a random draw "
-        "from the posterior on turned images, validation terms at its mean on held-out images as they are, so "
+        "from the posterior on turned images, validation terms at its mean on held-out images, so "
         "validation may lie lower; it should fall and level off, and a rise at the end means overfitting. Terms "
         "that are zero throughout are not in use and left out."
     )
