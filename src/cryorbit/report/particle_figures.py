@@ -44,7 +44,8 @@ def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG
     caption = (
         f"Particles as the network sees them, smoothed a little (Gaussian of {SMOOTHING_PX:g} pixel) unless the set "
         "has no noise, on one grey scale that fits the best, in rows from left to right. The best should "
-        "look like particles and the worst like junk: if good particles are among the worst, drop fewer by a higher outlier probability. "
+        "look like particles and the worst like junk: if good particles are among the worst, drop fewer "
+        "(--threshold of `cryorbit outliers`). "
         "The doubtful ones are an unbiased random sample of those whose score lies nearest to the threshold, on "
         "either side; the score's rule can be judged by them. "
         f"One pixel is {_pixel_size(run.cache)}."
