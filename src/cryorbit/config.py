@@ -93,6 +93,7 @@ class TrainingConfig(_Part):
         "auto", description="bf16 where the processor has it and it is faster, else float32."
     )
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    tensorboard: bool = Field(False, description="Whether to log for TensorBoard as well (extra `tensorboard`).")
 
 
 class EstimationConfig(_Part):

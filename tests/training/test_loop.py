@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from cryorbit import make_config
 from cryorbit.config import PreprocessingConfig
-from cryorbit.errors import RunFolderError
+from cryorbit.errors import ConfigurationError, RunFolderError
 from cryorbit.io.mrc import ImageStack
 from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import build_cache
@@ -159,3 +160,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / BEST).write_bytes(b"nonsense")
     with pytest.raises(RunFolderError, match=r"best\.pt: is damaged"):
         load_checkpoint(tmp_path / BEST)
+
+
+def test_tensorboard_gets_the_same_numbers_or_is_asked_for(cache, tmp_path):
+    config = tiny(epochs=1, tensorboard=True)
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ConfigurationError, match="TensorBoard is not installed"):
+            train(cache, config, tmp_path / "c", tmp_path / "m.jsonl")
+    else:
+        train(cache, config, tmp_path / "c", tmp_path / "m.jsonl")
+        assert any((tmp_path / "tensorboard").iterdir())

@@ -31,7 +31,7 @@ from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state, save_checkpoint
 from cryorbit.training.guard import Guard, active_axes
-from cryorbit.training.metrics import append_record, drop_epochs_after, read_metrics
+from cryorbit.training.metrics import append_record, drop_epochs_after, log_to_tensorboard, read_metrics
 
 # Fabric announces its precision on every start, which is no news to a user.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -305,6 +305,8 @@ def train(
     while not trainer.progress.finished:
         record = _one_epoch(trainer, guard)
         append_record(metrics, record)
+        if config.training.tensorboard:
+            log_to_tensorboard(metrics.with_name("tensorboard"), record)
         save_checkpoint(folder / LAST, trainer.state())
         if report is not None:
             numbers = {name: value for name, value in record.items() if isinstance(value, float)}

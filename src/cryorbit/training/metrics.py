@@ -1,4 +1,4 @@
-"""The metrics file: one line of JSON per epoch."""
+"""The metrics file: one line of JSON per epoch, and the same for TensorBoard where that is wanted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cryorbit.errors import ConfigurationError
 from cryorbit.io.runs import write_text
 
 
@@ -34,3 +35,23 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
     """Add one line."""
     with path.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(record) + "\n")
+
+
+def log_to_tensorboard(folder: Path, record: dict[str, Any]) -> None:
+    """Add one epoch's numbers to a TensorBoard log.
+
+    Raises
+    ------
+    ConfigurationError
+        If TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigurationError(
+            "training.tensorboard is set but TensorBoard is not installed: pip install 'cryorbit[tensorboard]'."
+        ) from error
+    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
