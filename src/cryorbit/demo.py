@@ -15,6 +15,10 @@ from cryorbit.progress import Observer
 from cryorbit.simulation import make_simulation_config, phantom_projection, simulate
 
 
+# Enough to see everything, and a demonstration should not outlast a cup of coffee.
+EPOCHS = 25
+
+
 def run_demo(out: Path, images: int, seed: int, overwrite: bool, observer: Observer) -> tuple[RunResult, Evaluation]:
     """Simulate particles into ``out/input`` and run the main job on them in ``out``, defocus unknown to it.
 
@@ -31,7 +35,8 @@ def run_demo(out: Path, images: int, seed: int, overwrite: bool, observer: Obser
         simulate(simulated, phantom_projection(), config, progress=observer.advance)
     elif len(read_star(simulated / "particles.star", check_images=False)) != images:
         raise RunFolderError(f"{out}: holds a demonstration of another size; choose another --out or give --overwrite.")
-    blind = make_config("fast", {"seed": seed, "estimation": {"defocus_prior": "blind"}})
+    changes = {"seed": seed, "estimation": {"defocus_prior": "blind"}, "training": {"epochs": EPOCHS}}
+    blind = make_config("fast", changes)
     truth = simulated / "truth.star"
     result = run(simulated / "particles.star", out, blind, truth=truth, observer=observer)
     table = read_star(result.folder / "particles.star", check_images=False)

@@ -79,3 +79,12 @@ def test_robust_z_of_a_normal_sample_is_standard():
 def test_unknown_detectors_are_refused():
     with pytest.raises(ValueError, match="expected one of isolation_forest"):
         find_outliers(np.zeros((50, 2)), "crystal_ball", 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_strata_of_a_noise_free_set_are_no_junk(seed):
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, 6, 1200) / 5.0
+    bends = [level, level**2, np.sqrt(level + 0.05), np.sin(2 * level), np.cos(3 * level), np.exp(-4 * level)]
+    features = np.stack(bends, axis=1) + 1e-3 * rng.normal(size=(1200, 6))
+    assert (find_outliers(features, "robust_covariance", 0).probability > 0.5).mean() < 0.02

@@ -23,6 +23,8 @@ NEIGHBOUR_SAMPLE = 5_000
 # Junk clusters too: a neighbourhood smaller than the junk would find it well accompanied.
 NEIGHBOUR_SHARE = 0.2
 TREES = 200
+# In units of the squared interquartile range of each feature; a third to three times as much makes no difference.
+THICKNESS = 0.03
 # In robust standard deviations of the logarithm of the score: clean sets, simulated and real, gave two components up
 # to 2.4 apart, sets with junk 3.1 and more.
 SEPARATION = 2.75
@@ -64,12 +66,18 @@ def isolation_forest(features: FloatArray, seed: int) -> FloatArray:
 
 
 def robust_covariance(features: FloatArray, seed: int) -> FloatArray:
-    """Mahalanobis distance under the minimum covariance determinant (Rousseeuw & Van Driessen 1999)."""
+    """Mahalanobis distance under the minimum covariance determinant (Rousseeuw & Van Driessen 1999).
+
+    The covariance is thickened a little: where there is hardly any noise the good particles lie on a thin curved sheet,
+    and being off its tangent plane is no sign of junk.
+    """
     sample = _sample(features, COVARIANCE_SAMPLE, seed)
     # Axes that do not vary would make the covariance singular.
     varying = sample.std(axis=0) > 1e-9
     robust = MinCovDet(random_state=seed).fit(sample[:, varying])
-    return np.asarray(np.sqrt(np.maximum(robust.mahalanobis(features[:, varying]), 0.0)))
+    precision = np.linalg.inv(robust.covariance_ + THICKNESS * np.eye(int(varying.sum())))
+    deviation = features[:, varying] - robust.location_
+    return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", deviation, precision, deviation)))
 
 
 def local_outlier_factor(features: FloatArray, seed: int) -> FloatArray:

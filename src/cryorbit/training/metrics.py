@@ -51,7 +51,7 @@ def log_to_tensorboard(folder: Path, record: dict[str, Any]) -> None:
         raise ConfigurationError(
             "training.tensorboard is set but TensorBoard is not installed: pip install 'cryorbit[tensorboard]'."
         ) from error
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for name, value in record.items():
             if isinstance(value, int | float):
-                writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, record["epoch"])
