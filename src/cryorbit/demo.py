@@ -14,7 +14,6 @@ from cryorbit.pipeline import RunResult, run
 from cryorbit.progress import Observer
 from cryorbit.simulation import make_simulation_config, phantom_projection, simulate
 
-
 # Enough to see everything, and a demonstration should not outlast a cup of coffee.
 EPOCHS = 25
 
