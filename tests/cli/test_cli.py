@@ -131,7 +131,7 @@ def test_mistakes_in_options_are_named(faults, arguments, sentence):
 def test_inspect_lists_everything_and_fails_on_problems(faults):
     code, out, _ = call("inspect", faults / "good.star")
     assert code == 0
-    assert "3 particles in 1 stacks" in out
+    assert "3 particles in 1 stack " in out
     assert "box: 16 x 16" in out
     code, _, err = call("inspect", faults / "missing.star")
     assert code == 2

@@ -45,7 +45,7 @@ def inspect_particles(path: Path, stack_root: Path | None = None, seed: int = 0)
         If there is no table of particles in the file at all.
     """
     table, problems = examine_star(path, stack_root)
-    facts = [f"{path}: {len(table):,} particles in {len(table.locations.stacks):,} stacks ({table.source.file_format})"]
+    facts = [f"{path}: {len(table):,} particles in {_stacks(table)} ({table.source.file_format})"]
     facts.append(f"columns: {', '.join(map(str, table.frame.columns))}")
     facts.extend(_imaging_facts(table, sound=not problems))
     if not problems:
@@ -56,6 +56,11 @@ def inspect_particles(path: Path, stack_root: Path | None = None, seed: int = 0)
         except ParticleDataError as error:
             problems.extend(error.problems)
     return Inspection(tuple(facts), tuple(remarks(table)), tuple(problems))
+
+
+def _stacks(table: ParticleTable) -> str:
+    count = len(table.locations.stacks)
+    return f"{count:,} stack" + ("" if count == 1 else "s")
 
 
 def _imaging_facts(table: ParticleTable, sound: bool) -> list[str]:
