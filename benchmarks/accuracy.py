@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py WORK_FOLDER [--map MAP.mrc] [--sets demo,paper,junk] [--seed 1]
 
-Sets: the simulator's presets, of the built-in phantom, and of the map seen along --view where one is given. The defocus is
-not told to the run (--defocus-prior blind), only its range. AUC is given for each of the paper's three detectors.
+Sets: the simulator's presets, of the built-in phantom, or of the map seen along --view where one is given. The defocus
+is not told to the run (--defocus-prior blind), only its range. AUC is given for each of the paper's three detectors.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def measure(preset: str, map_path: Path | None, view: str, seed: int, folder: Pa
     known = (0.5, 3.0) if preset == "paper" else (0.5, 2.5)
     estimation = {"defocus_prior": "blind", "defocus_range_um": known}
     wall, cpu = time.perf_counter(), time.process_time()
-    result = co.run(
-        folder / "set" / "particles.star", folder / "run", co.make_config("fast", {"seed": seed, "estimation": estimation}),
-        until="estimate", observer=Lines(),
-    )  # fmt: skip
+    run_config = co.make_config("fast", {"seed": seed, "estimation": estimation})
+    star = folder / "set" / "particles.star"
+    result = co.run(star, folder / "run", run_config, until="estimate", observer=Lines())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     truth = read_truth(folder / "set" / "truth.star", result.particles)
     found = evaluate_tables(result.particles, truth)
