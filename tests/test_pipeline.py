@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -174,8 +175,6 @@ def test_trusting_a_defocus_that_is_not_there_is_refused(star, tmp_path):
 
     table = co.read_particles(star)
     bare = table.frame.drop(columns=["rlnDefocusU", "rlnDefocusV"])
-    import dataclasses
-
     without = dataclasses.replace(table, frame=bare)
     config = tiny_config(estimation={"defocus_prior": "given"})
     with pytest.raises(ConfigurationError, match="--defocus-prior blind"):
@@ -251,3 +250,11 @@ def test_training_that_diverges_is_said(star, tmp_path):
     config = tiny_config(training={"epochs": 2, "precision": "32-true", "learning_rate": 1e30})
     with pytest.raises(ConfigurationError, match="diverged"):
         co.run(star, tmp_path / "run", config)
+
+
+def test_a_defocus_that_is_not_there_is_missed_before_the_training(star, tmp_path):
+    table = co.read_particles(star)
+    bare = dataclasses.replace(table, frame=table.frame.drop(columns=["rlnDefocusU", "rlnDefocusV"]))
+    with pytest.raises(ConfigurationError, match="--defocus-prior blind"):
+        co.run(bare, tmp_path / "run", tiny_config(estimation={"defocus_prior": "given"}))
+    assert not (tmp_path / "run").exists()

@@ -439,7 +439,7 @@ def main() -> None:
     """Run the command line; a user's mistake gets its sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
     # Threads of one small step wait for the slowest of them: on a shared machine with a core too few, training slows
-    # tenfold. One core left to others costs a fifth at worst.
+    # tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     # A batch queue's polite request to stop is an interrupt like the user's own.

@@ -112,7 +112,7 @@ class EstimationConfig(_Part):
     )
     defocus_range_um: tuple[float, float] | None = Field(
         None,
-        description="Known range of the defocus for the paper's equation 7. Default: the quartiles of "
+        description="Known range of the defocus for the paper's equation 7. Default: the distribution of "
         "the file's defocus where it has any and the prior is not blind, else 0.5 to 2.5 um.",
     )
     outlier_method: Literal["isolation_forest", "robust_covariance", "local_outlier_factor"] = Field(

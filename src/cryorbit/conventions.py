@@ -35,7 +35,6 @@ DEFOCUS_ANGLE = "rlnDefocusAngle"
 SELECT_ZSCORE = "rlnParticleSelectZScore"
 PSI_STD = "cryorbitAnglePsiStd"
 DEFOCUS_STD = "cryorbitDefocusStd"
-ORIGIN_STD = "cryorbitOriginStd"
 OUTLIER_PROBABILITY = "cryorbitOutlierProbability"
 OUTLIER_SCORE = "cryorbitOutlierScore"
 WEIGHT = "cryorbitWeight"
@@ -56,11 +55,6 @@ def wrap_deg(angle_deg: ArrayLike, period_deg: float = 360.0) -> FloatArray:
 def origin_from_shift_A(shift_px: ArrayLike, pixel_size_A: ArrayLike) -> FloatArray:
     """RELION's origin in Angstrom, from where the particle lies relative to the centre of its box in pixels."""
     return -np.asarray(shift_px, dtype=np.float64) * np.asarray(pixel_size_A, dtype=np.float64)
-
-
-def shift_from_origin_px(origin_A: ArrayLike, pixel_size_A: ArrayLike) -> FloatArray:
-    """Where the particle lies relative to the centre of its box in pixels; inverse of :func:`origin_from_shift_A`."""
-    return -np.asarray(origin_A, dtype=np.float64) / np.asarray(pixel_size_A, dtype=np.float64)
 
 
 def pixel_size_from_magnification_A(detector_pixel_um: ArrayLike, magnification: ArrayLike) -> FloatArray:

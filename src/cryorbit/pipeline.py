@@ -19,6 +19,7 @@ from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stack
 from cryorbit.io.star import read_star
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
+from cryorbit.results import resolve_prior
 from cryorbit.stages import STAGES, Job
 
 
@@ -119,11 +120,12 @@ def run(
 
     Raises
     ------
-    ParticleDataError, RunFolderError
+    ParticleDataError, RunFolderError, ConfigurationError
         For mistakes that the user can mend.
     """
     config = config or make_config()
     table = particles if isinstance(particles, ParticleTable) else read_particles(particles)
+    resolve_prior(table, config.estimation)  # refused now rather than after the training
     needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
     folder = RunFolder.create_or_continue(Path(out), _manifest(table, config), overwrite, needed)
     try:
@@ -167,6 +169,7 @@ def rerun(
         saved = manifest["configuration"]
         config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
         table = _table_of(opened, stage)
+        resolve_prior(table, config.estimation)
         manifest["configuration"] = config.model_dump(mode="json")
         manifest["identity"] = _identity(config, manifest["input"])
         done = [name for name in STAGES if opened.stage_done(name)]

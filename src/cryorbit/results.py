@@ -209,8 +209,8 @@ def estimate_from_latent(
             "prior": prior, "quartiles_um": known.quantile([0.25, 0.75]).tolist(), "known_from": known_from,
         },
     }  # fmt: skip
-    warnings = _warnings(particles, settings, prior, harmonics, axes, direction)
     angle_known = harmonics.identifiable and (settings.chart == "orbit" or axes.is_simple)
+    warnings = _warnings(particles, settings, prior, harmonics, axes, direction, angle_known)
     return Outcome(orbit, plane, chosen, angle_known, prior != "blind", harmonics, axes, facts, warnings)
 
 
@@ -221,6 +221,7 @@ def _warnings(
     harmonics: HarmonicChart,
     axes: PlaneChart,
     direction: RadialDirection,
+    angle_known: bool,
 ) -> tuple[str, ...]:
     found = []
     if settings.chart == "pca" and not axes.is_simple:
@@ -252,7 +253,7 @@ def _warnings(
             "particles."
         )
     tilted = [name for name in ("rlnAngleRot", "rlnAngleTilt") if name in particles]
-    if harmonics.identifiable and any((particles.numbers(name) != 0).any() for name in tilted):
+    if angle_known and any((particles.numbers(name) != 0).any() for name in tilted):
         found.append(
             "The file has 3D orientations (_rlnAngleRot, _rlnAngleTilt); _rlnAnglePsi was replaced by the in-plane "
             "angle against this set's own average and does not belong to them. The old one is _cryorbitInputAnglePsi."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -49,7 +48,6 @@ class Job:
         self._embedding: Embedding | None = None
         self._stage = STAGES[0]
         self.truth: Truth | None = None
-        self.report: Path | None = None
 
     @property
     def cache(self) -> ParticleCache:
@@ -85,8 +83,7 @@ class Job:
                 2 ** max(self.config.model.n_blocks, self.config.model.discriminator_blocks),
                 self.observer.advance,
             )
-        info = asdict(cache.info)
-        self.folder.manifest["images"] = info
+        self.folder.manifest["images"] = asdict(cache.info)
         self._say_contrast(cache)
         return {}
 
@@ -176,7 +173,7 @@ class Job:
         """Figures and the page."""
         from cryorbit.report import write_report
 
-        self.report = write_report(self.folder.path, self.truth)
+        write_report(self.folder.path, self.truth)
         return {}
 
     def warn(self, text: str) -> None:
@@ -210,7 +207,8 @@ class Job:
             if stage == "report":
                 self.folder.manifest["finished"] = True
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)
-            self.observer.advance(1, 1) if stage in ("estimate", "report") else None
+            if stage in ("estimate", "report"):
+                self.observer.advance(1, 1)
 
 
 def _one_pixel_size(particles: ParticleTable) -> float:

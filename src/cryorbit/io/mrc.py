@@ -7,7 +7,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -187,11 +186,6 @@ class ImageStack:
     def box_size(self) -> int:
         """Width of the square images in pixels."""
         return self._box_size
-
-    @cached_property
-    def file_order(self) -> NDArray[np.int64]:
-        """Row numbers in the order in which the files hold their images, shape (n,)."""
-        return np.lexsort((self._locations.slice_index, self._locations.stack))
 
     def _header(self, stack: int) -> StackHeader:
         if stack not in self._headers:

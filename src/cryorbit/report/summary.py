@@ -116,8 +116,8 @@ def _angles(run: RunRecord) -> str:
     if run.fact("chart", "identifiable") is False:
         return (
             "No in-plane angle can be read from these particles: their orbits are no rings. The particle looks "
-            "round to the network, or training was too short or the images too noisy. The angles in the file have "
-            "deviations that say so; do not use them."
+            "round to the network, or training was too short or the images too noisy. An angle that the input "
+            "had was left as it was; one that it had not has a deviation that says so: do not use it."
         )
     median = angle_deviation_deg(run)
     if median is None:
