@@ -211,8 +211,37 @@ def ctf_1d(
     return _transfer(spatial_frequency_per_A[None, :] ** 2, defocus_A[:, None], optics, 0.0)
 
 
-def _transfer(k_squared: Tensor, defocus_A: Tensor, optics: Optics, phase_shift_deg: float) -> Tensor:
-    negative_phase = calculate_total_phase_shift(
+def ctf_phase_line(
+    spatial_frequency_per_A: Float[Tensor, " rings"], optics: Optics, phase_shift_deg: float = 0.0
+) -> tuple[Float[Tensor, " rings"], Float[Tensor, " rings"]]:
+    """Slope and offset of the CTF's phase, which is linear in the defocus: ``CTF = sin(slope * defocus + offset)``.
+
+    Parameters
+    ----------
+    spatial_frequency_per_A
+        Spatial frequencies in 1/Angstrom, shape (rings,).
+    optics
+        Voltage, spherical aberration and amplitude contrast.
+    phase_shift_deg
+        Phase shift of a phase plate in degrees.
+
+    Returns
+    -------
+    slope_per_um
+        In radians per micrometre of defocus, shape (rings,).
+    offset
+        In radians, shape (rings,).
+    """
+    _check_finite(spatial_frequency_per_A)
+    k_squared = spatial_frequency_per_A.double() ** 2
+    defocus_A = torch.tensor([0.0, ANGSTROM_PER_UM], dtype=torch.float64, device=k_squared.device)
+    at_0, at_1_um = _phase(k_squared, defocus_A[:, None], optics, phase_shift_deg)
+    kind = spatial_frequency_per_A.dtype
+    return (at_1_um - at_0).to(kind), at_0.to(kind)
+
+
+def _phase(k_squared: Tensor, defocus_A: Tensor, optics: Optics, phase_shift_deg: float) -> Tensor:
+    return -calculate_total_phase_shift(
         defocus_um=defocus_A / ANGSTROM_PER_UM,
         voltage_kv=k_squared.new_tensor(optics.voltage_kV),
         spherical_aberration_mm=k_squared.new_tensor(optics.cs_mm),
@@ -220,7 +249,10 @@ def _transfer(k_squared: Tensor, defocus_A: Tensor, optics: Optics, phase_shift_
         amplitude_contrast_fraction=k_squared.new_tensor(optics.amplitude_contrast),
         fftfreq_grid_angstrom_squared=k_squared,
     )
-    return -torch.sin(negative_phase)
+
+
+def _transfer(k_squared: Tensor, defocus_A: Tensor, optics: Optics, phase_shift_deg: float) -> Tensor:
+    return torch.sin(_phase(k_squared, defocus_A, optics, phase_shift_deg))
 
 
 def _defocus_by_direction_A(

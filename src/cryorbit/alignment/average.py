@@ -1,0 +1,155 @@
+"""One pass of expectation-maximisation over images in memory: noise, average, poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorbit.alignment.images import RingImages
+from cryorbit.alignment.polar import PolarGrid
+from cryorbit.alignment.refine import OwnPart, Poses, accumulate, in_average_frame, in_frame, refine
+from cryorbit.alignment.templates import (
+    AverageSums,
+    Template,
+    make_template,
+    noise_by_order,
+    order_limit,
+    order_weight,
+)
+
+BATCH = 64
+# Images that suffice for the noise of a group: its error is then far below a percent.
+NOISE_SAMPLE = 640
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What stays the same throughout an alignment.
+
+    Attributes
+    ----------
+    grid
+        Where the rings are.
+    noise_orders
+        Power of each harmonic for white noise of variance 1 in a pixel, shape (rings, orders).
+    limit
+        1 for the orders that a particle has, shape (rings, orders).
+    """
+
+    grid: PolarGrid
+    noise_orders: Float[Tensor, "rings orders"]
+    limit: Float[Tensor, "rings orders"]
+
+    @classmethod
+    def of(cls, grid: PolarGrid, particle_radius_px: float, device: torch.device | str = "cpu") -> Geometry:
+        """Geometry for particles of a radius."""
+        return cls(grid, noise_by_order(grid).to(device), order_limit(grid, particle_radius_px).to(device))
+
+    @property
+    def noise_power(self) -> float:
+        """Mean power around a ring for white noise of variance 1 in a pixel."""
+        return float(self.noise_orders[0] @ order_weight(self.grid.orders).to(self.noise_orders.device))
+
+    def template(self, sums: AverageSums, noise: Float[Tensor, " rings"], rings: int) -> Template:
+        """Wiener-filtered average on the innermost rings."""
+        return make_template(sums, noise, self.noise_orders, self.limit, self.grid.box_size).inner(rings)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where an alignment of images in memory has got to.
+
+    Attributes
+    ----------
+    poses
+        Of all images.
+    weight
+        Of each image in the average, shape (n,).
+    noise
+        Variance of each group on each ring, shape (groups, rings).
+    shift_spread_px
+        Standard deviation of the prior of the shift.
+    """
+
+    poses: Poses
+    weight: Float[Tensor, " n"]
+    noise: Float[Tensor, "groups rings"]
+    shift_spread_px: float
+
+
+def mean_noise(images: RingImages, noise: Float[Tensor, "groups rings"]) -> Float[Tensor, " rings"]:
+    """Mean over the optics groups by their numbers of images."""
+    counts = torch.bincount(images.group, minlength=len(noise)).to(noise)
+    return (counts @ noise) / counts.sum()
+
+
+def sums_of(images: RingImages, state: State, rings: int) -> AverageSums:
+    """The M-step over all images."""
+    total = AverageSums.empty(images.grid, images.device)
+    for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, rings):
+        total = total + accumulate(batch, state.poses.of_rows(rows), state.weight[rows], images.grid)
+    return total
+
+
+def measured_noise(
+    images: RingImages, state: State, template: Template, geometry: Geometry
+) -> Float[Tensor, "groups rings"]:
+    """Variance of each group on each ring: what the average leaves of the images; outer rings keep the old one."""
+    rings, orders = template.rings, geometry.grid.orders
+    weight = order_weight(orders).to(images.device)
+    model = torch.nn.functional.pad(template.harmonics, (0, orders - template.harmonics.shape[1]))
+    residual = torch.zeros(len(state.noise), rings, device=images.device)
+    counted = torch.zeros(len(state.noise), device=images.device)
+    for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, rings):
+        group = int(images.group[rows[0]])
+        if counted[group] >= NOISE_SAMPLE:
+            continue
+        poses = state.poses.of_rows(rows)
+        harmonics = in_average_frame(batch, poses, images.grid, orders)
+        # With astigmatism, the mean power of the image is that of its channels together.
+        amplitude = batch.transfer.amplitude(poses.defocus_um)
+        correlation = torch.einsum("bqkm,km,bqk->bk", harmonics, (model.conj() * weight), amplitude.to(model)).real
+        explained = 2 * correlation - batch.transfer.power(poses.defocus_um) * (model.abs().square() @ weight)
+        power = (harmonics.abs().square() @ weight).sum(dim=1)
+        residual[group] += ((power - explained) * state.weight[rows, None]).sum(dim=0)
+        counted[group] += state.weight[rows].sum()
+    noise = state.noise.clone()
+    seen = counted > 0
+    fresh = residual[seen] / counted[seen, None] / geometry.noise_power
+    noise[seen, :rings] = torch.maximum(fresh, 1e-12 * noise[seen, :rings])
+    return noise
+
+
+def recentre(poses: Poses, weight: Float[Tensor, " n"]) -> Poses:
+    """Move the average so that the median shift in its frame is zero: shifts and centre share a gauge."""
+    trusted = weight > 0.5
+    centre = in_frame(poses.psi, poses.shift)[trusted if bool(trusted.any()) else slice(None)].median(dim=0).values
+    shift = poses.shift - in_frame(-poses.psi, centre.expand(len(poses), 2))
+    return Poses(poses.psi, shift, *poses.fields()[2:])
+
+
+def improved(
+    images: RingImages, state: State, geometry: Geometry, rings: int, steps: int
+) -> tuple[State, Template]:
+    """One round: average, noise, average again with that noise, and every image's pose against all others."""
+    sums = sums_of(images, state, rings)
+    template = geometry.template(sums, mean_noise(images, state.noise), rings)
+    noise = measured_noise(images, state, template, geometry)
+    state = State(state.poses, state.weight, noise, state.shift_spread_px)
+    template = geometry.template(sums, mean_noise(images, noise), rings)
+    poses = refined(images, state, template, steps, own=True)
+    return State(recentre(poses, state.weight), state.weight, noise, state.shift_spread_px), template
+
+
+def refined(images: RingImages, state: State, template: Template, steps: int, own: bool) -> Poses:
+    """Refine every image, taking its own part out of the average where it is in it."""
+    parts, order = [], []
+    for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, template.rings):
+        poses = state.poses.of_rows(rows)
+        part = OwnPart(poses, state.weight[rows]) if own else None
+        parts.append(refine(batch, template, poses, images.grid, steps, part))
+        order.append(rows)
+    return Poses.concatenate(parts).of_rows(torch.cat(order).argsort())
