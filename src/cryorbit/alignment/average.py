@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorbit.alignment.images import RingImages
-from cryorbit.alignment.polar import PolarGrid
+from cryorbit.alignment.polar import PolarGrid, squared
 from cryorbit.alignment.refine import OwnPart, Poses, accumulate, in_average_frame, in_frame, refine
 from cryorbit.alignment.templates import (
     AverageSums,
@@ -20,7 +20,7 @@ from cryorbit.alignment.templates import (
     order_weight,
 )
 
-BATCH = 64
+BATCH = 32
 # Images that suffice for the noise of a group: its error is then far below a percent.
 NOISE_SAMPLE = 640
 
@@ -112,8 +112,8 @@ def measured_noise(
         # With astigmatism, the mean power of the image is that of its channels together.
         amplitude = batch.transfer.amplitude(poses.defocus_um)
         correlation = torch.einsum("bqkm,km,bqk->bk", harmonics, (model.conj() * weight), amplitude.to(model)).real
-        explained = 2 * correlation - batch.transfer.power(poses.defocus_um) * (model.abs().square() @ weight)
-        power = (harmonics.abs().square() @ weight).sum(dim=1)
+        explained = 2 * correlation - batch.transfer.power(poses.defocus_um) * (squared(model) @ weight)
+        power = (squared(harmonics) @ weight).sum(dim=1)
         residual[group] += ((power - explained) * state.weight[rows, None]).sum(dim=0)
         counted[group] += state.weight[rows].sum()
     noise = state.noise.clone()

@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorbit.alignment.defocus import DefocusRange
-from cryorbit.alignment.polar import PolarGrid
+from cryorbit.alignment.polar import PolarGrid, squared
 from cryorbit.alignment.refine import Batch
 from cryorbit.alignment.transfer import RingTransfer
 
@@ -87,6 +87,6 @@ class RingImages:
 
     def ring_power(self) -> Float[Tensor, "groups rings"]:
         """Mean power around each ring by optics group; that of all where a group is empty."""
-        every = self.samples.abs().square().mean(dim=2)
+        every = torch.stack([squared(part).mean(dim=1) for part in self.samples])
         groups = [every[self.group == number] for number in range(len(self.transfers))]
         return torch.stack([(part if len(part) else every).mean(dim=0) for part in groups])

@@ -88,6 +88,11 @@ def box_mask(box_size: int) -> Float[Tensor, "n n"]:
     return ((box_size / 2 - 0.5 - distance) / MASK_EDGE_PX).clamp(0.0, 1.0)
 
 
+def squared(values: Complex[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Squared absolute values, without the root that ``abs`` takes."""
+    return values.real.square() + values.imag.square()
+
+
 def to_harmonics(samples: Complex[Tensor, "*batch half"], orders: int) -> Complex[Tensor, "*batch orders"]:
     """Harmonics of rings from their samples on the half plane."""
     angles = 2 * samples.shape[-1]

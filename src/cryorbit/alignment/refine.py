@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorbit.alignment.defocus import DefocusPosterior, DefocusRange
-from cryorbit.alignment.polar import PolarGrid, to_harmonics
+from cryorbit.alignment.polar import PolarGrid, squared, to_harmonics
 from cryorbit.alignment.templates import AverageSums, Template, order_weight
 from cryorbit.alignment.transfer import RingTransfer
 
@@ -126,9 +126,10 @@ def centred(
     phi = grid.phi.to(samples.device)
     along = (2 * math.pi / grid.box_size) * (shift[:, :1] * torch.cos(phi) + shift[:, 1:] * torch.sin(phi))
     one = torch.polar(torch.ones_like(along), along)
+    two = one * one
     # exp(i k a) for all k from two short tables of powers: complex products are cheaper than sines.
-    low = torch.stack([torch.ones_like(one), one, one**2, one**3], dim=1)
-    step = one**4
+    low = torch.stack([torch.ones_like(one), one, two, two * one], dim=1)
+    step = two * two
     high = [torch.ones_like(one)]
     while 4 * len(high) <= rings:
         high.append(high[-1] * step)
@@ -205,7 +206,7 @@ def accumulate(batch: Batch, poses: Poses, weight: Float[Tensor, " batch"], grid
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
     """Inner products of images with an average, ring by ring, free of each image's own part."""
 
     correlation: Float[Tensor, "batch channels rings"]
@@ -214,9 +215,9 @@ class _Comparison:
     gain: Float[Tensor, "batch rings"]
 
 
-def _compare(
+def compare(
     harmonics: Tensor, template: Template, batch: Batch, own: OwnPart | None, poses: Poses, grid: PolarGrid
-) -> _Comparison:
+) -> Comparison:
     """Inner products, corrected for what the image itself put into the average.
 
     At the pose with which it entered, an image's own part is an autocorrelation: it adds to the correlation but has no
@@ -228,7 +229,7 @@ def _compare(
     correlation, gradient = products[..., 0], products[..., 1:]
     energy, gain = template.energy[None], torch.ones_like(template.energy)[None]
     if own is None:
-        return _Comparison(correlation, gradient, energy, gain)
+        return Comparison(correlation, gradient, energy, gain)
     entered = own.poses
     variance = entered.defocus_variance_um2.clamp(max=0.09)
     by_ring, by_order = blur(entered, grid, rings, orders)
@@ -240,7 +241,7 @@ def _compare(
     squared_order = torch.arange(orders, device=weight.device).to(weight) ** 2
     overlap = (harmonics * put_in.conj()[:, None]).real * weight
     own_correlation, own_turning = overlap.sum(dim=-1), overlap @ squared_order
-    own_energy = torch.einsum("bkm,km->bk", put_in.abs().square(), weight / template.total)
+    own_energy = torch.einsum("bkm,km->bk", squared(put_in), weight / template.total)
     shared = torch.einsum("bkm,km->bk", put_in, weight * template.harmonics.conj()).real
     entered_power = own.weight[:, None] * batch.transfer.power(entered.defocus_um, variance)
     gain = 1 / (1 - entered_power / template.ring_total).clamp(min=0.05)
@@ -251,7 +252,7 @@ def _compare(
         [own_turning * turn[:, None, None]]
         + [own_correlation * half_q2 * moved[:, axis, None, None] for axis in (0, 1)], dim=-1,
     )  # fmt: skip
-    return _Comparison(
+    return Comparison(
         (correlation - own_correlation) * gain[:, None], (gradient + pull) * gain[:, None, :, None], energy, gain
     )
 
@@ -304,7 +305,7 @@ def refine(
     device = batch.samples.device
     for step in range(steps + 1):
         harmonics = in_average_frame(batch, poses, grid, orders)
-        found = _compare(harmonics, template, batch, own, poses, grid)
+        found = compare(harmonics, template, batch, own, poses, grid)
         defocus = batch.defocus.posterior(
             found.correlation * ring_weight, found.energy * ring_weight, batch.transfer
         )

@@ -37,7 +37,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Modes:
-    """Separate maxima over the angle, best first for each image; one row per mode.
+    """Separate maxima over the angle, one row per mode, by image and best first.
 
     Attributes
     ----------
@@ -169,13 +169,18 @@ class CircleSearch:
             distance = (apart - at[:, None]).abs()
             near = torch.minimum(distance, angles - distance) <= neighbourhood
             by_angle = by_angle.masked_fill(near, -torch.inf)
-        return Modes(*(torch.cat(part) for part in zip(*found, strict=True)))
+        image, *fields = (torch.cat(part) for part in zip(*found, strict=True))
+        order = image.argsort(stable=True)
+        return Modes(image[order], *(field[order] for field in fields))
 
     def soft_sums(self, batch: Batch, scores: Scores) -> tuple[AverageSums, Tensor, Tensor]:
         """Sums for the average, weighted by the whole posterior; also its evidence and each image's mean defocus."""
         flat = scores.log_p.flatten(1)
-        evidence = torch.logsumexp(flat, dim=1)
-        posterior = (flat - evidence[:, None]).exp().reshape(scores.log_p.shape)
+        top = flat.amax(dim=1, keepdim=True)
+        posterior = (flat - top).exp_()
+        total = posterior.sum(dim=1, keepdim=True)
+        evidence = (top + total.log())[:, 0]
+        posterior = posterior.div_(total).reshape(scores.log_p.shape)
         turns = torch.fft.rfft(posterior, dim=-1)[..., : self.orders]
         values = self.defoci_um(batch)
         transfer = batch.transfer.rings(self.rings)

@@ -48,9 +48,13 @@ class Start:
 
 
 def soft_start(
-    images: RingImages, geometry: Geometry, rounds: int, generator: torch.Generator
+    images: RingImages,
+    geometry: Geometry,
+    rounds: int,
+    generator: torch.Generator,
+    hint_psi: Float[Tensor, " n"] | None = None,
 ) -> tuple[State, float]:
-    """Expectation-maximisation with whole posteriors on few rings, from random turns of a few images."""
+    """Expectation-maximisation with whole posteriors on few rings, from random turns of a few images or from a hint."""
     grid, device = images.grid, images.device
     rings = min(FIRST_RINGS, grid.rings)
     spread = FIRST_SHIFT_SPREAD_OF_BOX * grid.box_size
@@ -60,7 +64,7 @@ def soft_start(
     )
     total_power = images.ring_power() / geometry.noise_power
     noise = total_power.clone()
-    template = _random_average(images, search, generator)
+    template = _first_average(images, search, generator, hint_psi)
     evidence = 0.0
     for number in range(rounds):
         energy = template_energy(template)
@@ -85,15 +89,19 @@ def soft_start(
     return State(found, torch.ones(len(images), device=device), noise, spread), evidence
 
 
-def _random_average(images: RingImages, search: CircleSearch, generator: torch.Generator) -> Tensor:
-    """Average of a few images under random turns, each with the middle of its range as defocus."""
-    few = images.of_rows(torch.arange(min(FIRST_IMAGES, len(images)), device=images.device))
+def _first_average(
+    images: RingImages, search: CircleSearch, generator: torch.Generator, hint_psi: Tensor | None
+) -> Tensor:
+    """Average of a few images under random turns, or of all under those given, each with a usual defocus."""
+    count = min(FIRST_IMAGES, len(images)) if hint_psi is None else len(images)
+    few = images.of_rows(torch.arange(count, device=images.device))
     rings = search.rings
     numerator = torch.zeros(rings, search.orders, dtype=torch.complex64, device=images.device)
     power = torch.zeros(rings, device=images.device)
     ones = torch.ones(len(images.transfers), images.grid.rings, device=images.device)
-    for _, batch in few.batches(ones, 1.0, len(few), rings):
+    for rows, batch in few.batches(ones, 1.0, FIRST_IMAGES, rings):
         psi = (2 * torch.pi * torch.rand(len(batch), generator=generator)).to(images.device)
+        psi = psi if hint_psi is None else hint_psi[rows]
         defocus = _guess_um(batch.defocus.values_um, batch.defocus.fixed_um, batch.defocus.centre_um, len(batch))
         poses = Poses.at(psi, torch.zeros(len(batch), 2, device=images.device), defocus)
         harmonics = in_average_frame(batch, poses, images.grid, search.orders)
@@ -202,8 +210,11 @@ class _GainProblem:
                 scaled = here * gain.repeat(1, channels)[:, None]
                 log_p = scaled @ amplitude.T - 0.5 * (gain.square()[:, None] * weight) @ power.T
                 log_p = log_p + (self.log_prior[members] if len(self.log_prior) > 1 else self.log_prior)
-                posterior = torch.softmax(log_p, dim=2)
-                log_likelihood = log_likelihood + torch.logsumexp(log_p, dim=2).sum(dim=1)
+                top = log_p.amax(dim=2, keepdim=True)
+                posterior = torch.exp(log_p - top)
+                total = posterior.sum(dim=2, keepdim=True)
+                posterior = posterior / total
+                log_likelihood = log_likelihood + (top + torch.log(total)).sum(dim=(1, 2))
                 along += (here * (posterior @ amplitude)).sum(dim=1).unflatten(1, (channels, rings)).sum(dim=1)
                 norm += (weight * (posterior @ power)).sum(dim=1)
                 defocus[:, members] = posterior @ self.values_um
@@ -253,10 +264,18 @@ def defocus_by_gains(
     return found.defocus_um[best], float(behind.min()) if len(behind) else float("inf")
 
 
-def first_state(images: RingImages, geometry: Geometry, rounds: int, starts: int, seed: int) -> Start:
+def first_state(
+    images: RingImages,
+    geometry: Geometry,
+    rounds: int,
+    starts: int,
+    seed: int,
+    hint_psi: Float[Tensor, " n"] | None = None,
+) -> Start:
     """A state from random turns: the best of several soft starts, then defoci by ring gains on more and more rings."""
     generator = torch.Generator().manual_seed(seed)
-    found = [soft_start(images, geometry, rounds, generator) for _ in range(starts)]
+    hints = [None] * starts if hint_psi is None else [hint_psi, *[None] * (starts - 1)]
+    found = [soft_start(images, geometry, rounds, generator, hint) for hint in hints]
     state, evidence = max(found, key=lambda pair: pair[1])
     searched = images.defocus.fixed_um is None
     rival = float("inf")

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Complex, Float
-from scipy.special import jv
 from torch import Tensor
 
 from cryorbit.alignment.polar import EXTRA_ORDERS, PolarGrid, box_mask
@@ -37,17 +36,21 @@ def order_limit(grid: PolarGrid, radius_px: float) -> Float[Tensor, "rings order
 def noise_by_order(grid: PolarGrid) -> Float[Tensor, "rings orders"]:
     """Power of each harmonic for white noise of variance 1 seen through the box's disc.
 
-    The integral of ``mask(r)^2 J_m(2 pi k r / n)^2`` over the disc, from the Jacobi-Anger expansion of the plane wave.
+    The integral of ``mask(r)^2 J_m(2 pi k r / n)^2`` over the disc, by the Jacobi-Anger expansion of a plane wave; the
+    Bessel functions are the Fourier coefficients of ``exp(i x sin theta)``.
     """
     n = grid.box_size
     mask, radius = box_mask(n), radius_px(n)
-    edges = torch.arange(0.0, n / 2 + 1, 0.5)
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    slot = torch.bucketize(radius.flatten(), edges[1:-1])
+    middle = torch.arange(0.25, n / 2 + 0.5, 0.5)
+    slot = (radius.flatten() * 2).long().clamp(max=len(middle) - 1)
     weight = torch.zeros(len(middle)).index_add_(0, slot, mask.flatten() ** 2)
-    argument = (2 * math.pi / n * grid.radius[:, None] * middle).double().numpy()
-    powers = [torch.from_numpy(jv(order, argument) ** 2).float() @ weight for order in range(grid.orders)]
-    return torch.stack(powers, dim=1)
+    theta = torch.arange(2 * grid.angles) * (math.pi / grid.angles)
+    powers = []
+    for k in grid.radius:
+        wave = (2 * math.pi / n * k * middle)[:, None] * torch.sin(theta)
+        bessel = torch.fft.fft(torch.polar(torch.ones_like(wave), wave), dim=1, norm="forward")[:, : grid.orders]
+        powers.append(weight @ bessel.real.square())
+    return torch.stack(powers)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Template:
 
     def inner(self, rings: int) -> Template:
         """The innermost rings."""
-        orders = min(self.harmonics.shape[1], math.ceil(math.pi * rings) + EXTRA_ORDERS)
+        orders = int(self.limit[:rings].sum(dim=1).max())
         return Template(
             self.harmonics[:rings, :orders], self.total[:rings, :orders], self.limit[:rings, :orders], self.box_size
         )

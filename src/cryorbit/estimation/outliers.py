@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit, logsumexp
 from sklearn.covariance import MinCovDet
 from sklearn.ensemble import IsolationForest
 from sklearn.mixture import GaussianMixture
@@ -29,6 +30,11 @@ THICKNESS = 0.03
 # to 2.4 apart, sets with junk 3.1 and more.
 SEPARATION = 2.75
 FAR_TAIL = 5.0
+# A search finds a pose that fits noise by about the logarithm of the number of poses that differ.
+SEARCHED_POSES_NATS = 10.0
+SHARE_ROUNDS = 30
+MOST_JUNK = 0.9
+MOST_LATENT_NATS = 2.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,78 @@ def outlier_probability(score: FloatArray, seed: int) -> FloatArray:
     result = np.empty_like(rising)
     result[order] = rising
     return result
+
+
+@dataclass(frozen=True)
+class ImageEvidence:
+    """What an alignment says of each image, in nats, all of shape (n,).
+
+    Attributes
+    ----------
+    likelihood_ratio, promise
+        Log-likelihood of the particle at its best pose over noise, and what it would be for a perfect particle.
+    second_particle, second_mean, second_std
+        Log-likelihood of something more in the image, of the particle's spectrum, over the particle alone; its mean and
+        standard deviation where there is nothing more.
+    other_object
+        Log-likelihood of an unknown object of the particle's spectrum over noise.
+    """
+
+    likelihood_ratio: FloatArray
+    promise: FloatArray
+    second_particle: FloatArray
+    second_mean: FloatArray
+    second_std: FloatArray
+    other_object: FloatArray
+
+
+def evidence_log_odds(evidence: ImageEvidence) -> FloatArray:
+    """Log-likelihood of the best of three kinds of junk over that of a good particle, shape (n,).
+
+    The kinds are an image of noise, a particle with something else beside it, and an object of another kind. Real images
+    are less like their model than simulated ones: where the bulk of a measure spreads more than noise alone can make
+    it, the measure is scaled down by that factor (Efron's empirical null).
+
+    References
+    ----------
+    Efron 2004, J. Am. Stat. Assoc. 99, 96.
+    """
+    expected_std = np.sqrt(2.0 * np.maximum(evidence.promise, 1e-9))
+    match = (evidence.likelihood_ratio - evidence.promise) / expected_std
+    ratio = evidence.promise + expected_std * match / _excess_spread(match)
+    excess = (evidence.second_particle - evidence.second_mean) / np.maximum(evidence.second_std, 1e-9)
+    second = evidence.second_mean + evidence.second_std * excess / _excess_spread(excess)
+    kinds = np.stack([SEARCHED_POSES_NATS - ratio, second, evidence.other_object - ratio + SEARCHED_POSES_NATS])
+    return np.asarray(logsumexp(kinds, axis=0))
+
+
+def _excess_spread(z: FloatArray) -> float:
+    """By how much the bulk of a standardised measure is wider than it should be; at least 1."""
+    return max(1.0, 1.4826 * float(np.median(np.abs(z - np.median(z)))))
+
+
+def probability_of_log_odds(log_odds: FloatArray) -> FloatArray:
+    """Posterior probability of junk, with the share of junk that agrees with it.
+
+    The share is found by expectation-maximisation on the mixture of the two hypotheses, whose likelihood ratio is known
+    for every image.
+    """
+    share = PRIOR_PROBABILITY
+    for _ in range(SHARE_ROUNDS):
+        probability = expit(log_odds + logit(share))
+        share = float(np.clip(probability.mean(), 1.0 / (len(log_odds) + 2), MOST_JUNK))
+    return np.asarray(expit(log_odds + logit(share)))
+
+
+def latent_log_odds(probability: FloatArray) -> FloatArray:
+    """What the latent's outlier probability adds to other evidence, shape (n,), bounded.
+
+    Its mixture is only descriptive, so that it may tip a balance but not overrule images that speak clearly.
+    """
+    share = float(np.clip(probability.mean(), 1e-3, 0.5))
+    tiny = np.finfo(np.float64).eps
+    odds = logit(np.clip(probability, tiny, 1 - tiny)) - logit(share)
+    return np.asarray(np.clip(odds, -MOST_LATENT_NATS, MOST_LATENT_NATS))
 
 
 def _sample(features: FloatArray, most: int, seed: int) -> FloatArray:

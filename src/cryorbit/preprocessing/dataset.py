@@ -155,6 +155,79 @@ def build_cache(
     """
     make_folder(folder)
     box_size = network_box_size(stack.box_size, config.box_size, multiple)
+    prepared = prepare_images(stack, pixel_size_A, box_size, config, names)
+    info = prepared.info
+    done = 0
+    for number, path in enumerate(_shard_paths(folder, info)):
+        rows = np.arange(number * info.shard_images, min((number + 1) * info.shard_images, info.images))
+        shard = np.empty((len(rows), box_size, box_size), dtype=np.float16)
+        for start in range(0, len(rows), READ_BATCH):
+            part = slice(start, start + READ_BATCH)
+            images = prepared.read(rows[part])
+            shard[part] = images.numpy()
+            done += len(images)
+            if progress is not None:
+                progress(done, info.images)
+        write_arrays(path, shard=shard)
+    write_text(folder / INDEX, json.dumps(asdict(info), indent=2) + "\n")
+    return ParticleCache(folder)
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Particle images straight from their stacks, cropped and standardised as they are read.
+
+    Attributes
+    ----------
+    stack, names
+        The images as they are, and what the file calls them.
+    info
+        What is done to them.
+    scale
+        How they are standardised.
+    """
+
+    stack: ImageStack
+    names: NDArray[np.object_]
+    info: CacheInfo
+    scale: IntensityScale
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    def read(self, rows: NDArray[np.int64]) -> Float[Tensor, "batch h w"]:
+        """Images of these rows, in this order.
+
+        Raises
+        ------
+        ParticleDataError
+            If an image has NaN or infinite pixels, or is constant.
+        """
+        images = fourier_crop(_read_checked(self.stack, rows, self.names), self.info.box_size)
+        return standardise(images, self.info.particle_radius_px, self.scale)
+
+
+def prepare_images(
+    stack: ImageStack,
+    pixel_size_A: float,
+    box_size: int,
+    config: PreprocessingConfig,
+    names: NDArray[np.object_],
+) -> PreparedImages:
+    """Look at a sample of the images and decide how all of them are standardised.
+
+    Parameters
+    ----------
+    stack, pixel_size_A, config, names
+        As for :func:`build_cache`.
+    box_size
+        Width in pixels after Fourier cropping.
+
+    Raises
+    ------
+    ParticleDataError
+        If an image of the sample has NaN or infinite pixels, or is constant.
+    """
     new_pixel_size = cropped_pixel_size_A(pixel_size_A, stack.box_size, box_size)
     diameter = config.particle_diameter_A or DEFAULT_DIAMETER_FRACTION * box_size * new_pixel_size
     radius = min(0.5 * diameter / new_pixel_size, 0.5 * box_size - 1.0)
@@ -166,20 +239,7 @@ def build_cache(
         contrast_doubtful=contrast.doubtful, noise_free=scale.noise_free,
         shard_images=config.shard_images,
     )  # fmt: skip
-    done = 0
-    for number, path in enumerate(_shard_paths(folder, info)):
-        rows = np.arange(number * info.shard_images, min((number + 1) * info.shard_images, info.images))
-        shard = np.empty((len(rows), box_size, box_size), dtype=np.float16)
-        for start in range(0, len(rows), READ_BATCH):
-            part = slice(start, start + READ_BATCH)
-            images = _read_checked(stack, rows[part], names)
-            shard[part] = standardise(fourier_crop(images, box_size), radius, scale).numpy()
-            done += len(images)
-            if progress is not None:
-                progress(done, info.images)
-        write_arrays(path, shard=shard)
-    write_text(folder / INDEX, json.dumps(asdict(info), indent=2) + "\n")
-    return ParticleCache(folder)
+    return PreparedImages(stack, names, info, scale)
 
 
 def network_box_size(box_size: int, largest: int, multiple: int) -> int:

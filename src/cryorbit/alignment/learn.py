@@ -1,0 +1,216 @@
+"""Learning the average of a data set from a sample of its images, from nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorbit.alignment.average import BATCH, Geometry, State, improved, mean_noise, recentre, refined, sums_of
+from cryorbit.alignment.evidence import Evidence, examine
+from cryorbit.alignment.images import RingImages
+from cryorbit.alignment.locate import Located, Model, locate, spread_of
+from cryorbit.alignment.refine import OwnPart
+from cryorbit.alignment.start import Start, first_state
+from cryorbit.alignment.templates import AverageSums, Template, order_weight
+from cryorbit.estimation.outliers import evidence_log_odds, probability_of_log_odds
+
+# Share of particles with another angle nearly as likely above which the average is worth a second search.
+DOUBTFUL_SHARE = 0.02
+DOUBTFUL_MODE = 0.9
+GOOD_SUPPORT = 0.5
+FIRST_MODEL_RINGS = 36
+HIGHEST_ISOTROPY = 12
+# Turns that change the expected log-likelihood by less than this cannot be told apart.
+INDISTINCT_NATS = 3.0
+
+Notify = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How to learn.
+
+    Attributes
+    ----------
+    first_images, rounds, starts
+        Images and rounds of the soft start, and how many starts to choose from.
+    seed
+        Of all that is random.
+    """
+
+    first_images: int
+    rounds: int
+    starts: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The average of a sample, and the sample's own estimates.
+
+    Attributes
+    ----------
+    model
+        The average and all that locating other particles needs.
+    halves
+        Sums of two halves of the sample that were aligned apart from each other.
+    state
+        Poses and weights with which the images entered the average.
+    located
+        Estimates of the sample's images, each against the average of the others.
+    evidence
+        Of the same images.
+    start
+        How it began.
+    """
+
+    model: Model
+    halves: tuple[AverageSums, AverageSums]
+    state: State
+    located: Located
+    evidence: Evidence
+    start: Start
+
+
+def settings_for(snr: float, seed: int, starts: int) -> LearnSettings:
+    """Images and rounds that a soft start needs at a signal-to-noise ratio: few where it is high."""
+    snr = max(snr, 1e-3)
+    return LearnSettings(
+        first_images=int(np.clip(round(12 / snr), 300, 1000)), rounds=int(np.clip(round(0.12 / snr), 3, 12)),
+        starts=starts, seed=seed,
+    )  # fmt: skip
+
+
+def learn(
+    images: RingImages,
+    geometry: Geometry,
+    settings: LearnSettings,
+    prior_weight: Float[Tensor, " n"] | None = None,
+    hint_psi: Float[Tensor, " n"] | None = None,
+    notify: Notify = lambda _note, _part: None,
+) -> Learned:
+    """Learn the average from images alone.
+
+    Parameters
+    ----------
+    images
+        A sample of the data set.
+    geometry
+        Rings and orders.
+    settings
+        How.
+    prior_weight
+        Probability of each image to be a particle, from elsewhere.
+    hint_psi
+        Angles from elsewhere, for one more start, in radians.
+    notify
+        Told what is going on and what part is done.
+    """
+    n, rings = len(images), images.grid.rings
+    weight = torch.ones(n, device=images.device) if prior_weight is None else prior_weight.to(images.device)
+    notify("first average", 0.0)
+    generator = torch.Generator().manual_seed(settings.seed)
+    likely = torch.nonzero(weight.cpu() >= min(0.5, float(weight.max()))).flatten()
+    chosen = likely[torch.randperm(len(likely), generator=generator)[: settings.first_images]].sort().values
+    few = images.of_rows(chosen.to(images.device))
+    hint = None if hint_psi is None else hint_psi.to(images.device)[chosen.to(images.device)]
+    start = first_state(few, geometry, settings.rounds, settings.starts, settings.seed, hint)
+    state = replace(start.state, poses=recentre(start.state.poses, start.state.weight))
+    model = model_of(few, state, geometry, min(FIRST_MODEL_RINGS, rings), spread_of(state.poses, images.grid.box_size))
+    notify("every particle", 0.3)
+    located, everyone = _everyone(images, model, weight)
+    if _doubtful(located):
+        spread = spread_of(located.poses, images.grid.box_size)
+        model = model_of(images, everyone, geometry, min(FIRST_MODEL_RINGS, rings), spread)
+        located, everyone = _everyone(images, model, weight)
+    notify("refinement", 0.6)
+    everyone, template = improved(images, everyone, geometry, rings, steps=2)
+    evidence = examine_all(images, everyone, everyone, template, geometry)
+    everyone = replace(everyone, weight=located.mode_probability * weight * _particle_probability(evidence))
+    notify("junk weighed", 0.75)
+    entered = everyone
+    everyone, template = improved(images, everyone, geometry, rings, steps=1)
+    evidence = examine_all(images, everyone, replace(entered, noise=everyone.noise), template, geometry)
+    notify("halves", 0.9)
+    halves = independent_halves(images, everyone, geometry)
+    model = Model(geometry, template, everyone.noise, everyone.shift_spread_px)
+    model = replace(model, isotropy_order=isotropy_order(images, model))
+    if model.isotropy_order > 1:
+        located = locate(images, model)
+    return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start)
+
+
+def _everyone(images: RingImages, model: Model, weight: Tensor) -> tuple[Located, State]:
+    located = locate(images, model)
+    return located, State(located.poses, located.mode_probability * weight, model.noise, model.shift_spread_px)
+
+
+def _doubtful(located: Located) -> bool:
+    particles = located.support > GOOD_SUPPORT
+    doubtful = located.mode_probability[particles] < DOUBTFUL_MODE
+    return bool(len(doubtful)) and float(doubtful.float().mean()) > DOUBTFUL_SHARE
+
+
+def _particle_probability(evidence: Evidence) -> Tensor:
+    junk = probability_of_log_odds(evidence_log_odds(evidence.judged()))
+    return torch.from_numpy(1 - junk).to(evidence.amplitude)
+
+
+def model_of(images: RingImages, state: State, geometry: Geometry, rings: int, spread_px: float) -> Model:
+    """Model of a state on the innermost rings."""
+    sums = sums_of(images, state, rings)
+    template = geometry.template(sums, mean_noise(images, state.noise), rings)
+    return Model(geometry, template, state.noise, spread_px)
+
+
+def examine_all(
+    images: RingImages, state: State, entered: State, template: Template, geometry: Geometry
+) -> Evidence:
+    """Evidence of all images at the poses of ``state``, less what they put into the average as ``entered``."""
+    parts, order = [], []
+    for rows, batch in images.batches(entered.noise, state.shift_spread_px, BATCH, template.rings):
+        own = OwnPart(entered.poses.of_rows(rows), entered.weight[rows])
+        parts.append(examine(batch, template, state.poses.of_rows(rows), geometry, own))
+        order.append(rows)
+    return Evidence.concatenate(parts).of_rows(torch.cat(order).argsort())
+
+
+def independent_halves(images: RingImages, state: State, geometry: Geometry) -> tuple[AverageSums, AverageSums]:
+    """Sums of two halves, each aligned once more to its own average only.
+
+    Halves that were aligned to a common average share its noise, and their correlation would say that this noise is
+    signal.
+    """
+    sums = []
+    for parity in (0, 1):
+        rows = torch.arange(parity, len(images), 2, device=images.device)
+        part = images.of_rows(rows)
+        own = State(state.poses.of_rows(rows), state.weight[rows], state.noise, state.shift_spread_px)
+        template = geometry.template(sums_of(part, own, images.grid.rings), mean_noise(images, state.noise),
+                                     images.grid.rings)  # fmt: skip
+        apart = replace(own, poses=refined(part, own, template, steps=1, own=True))
+        sums.append(sums_of(part, apart, images.grid.rings))
+    return sums[0], sums[1]
+
+
+def isotropy_order(images: RingImages, model: Model) -> int:
+    """Largest n for which a turn by 360 / n degrees changes the average by less than one image can show."""
+    template = model.template
+    k = torch.arange(1, template.rings + 1, device=images.device)
+    ring_weight = 2 * math.pi * k / (images.grid.box_size**2 * mean_noise(images, model.noise)[: template.rings])
+    defoci = images.defocus.fixed_um if images.defocus.fixed_um is not None else images.defocus.values_um
+    power = images.transfers[0].rings(template.rings).amplitude(defoci)[:, 0].square().mean(dim=0)
+    order = torch.arange(template.harmonics.shape[1], device=images.device)
+    by_order = (template.harmonics.abs().square() * (power * ring_weight)[:, None]).sum(dim=0)
+    by_order = by_order * order_weight(len(order)).to(by_order)
+    for n in range(HIGHEST_ISOTROPY, 1, -1):
+        change = float((by_order * (1 - torch.cos(2 * math.pi * order / n))).sum())
+        if change < INDISTINCT_NATS:
+            return n
+    return 1
