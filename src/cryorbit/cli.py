@@ -234,7 +234,13 @@ def inspect(
 
 
 def _run_until(
-    stage: str, source: Path, out: Path | None, choices: _Choices, quiet: bool, truth: Path | None = None
+    stage: str,
+    source: Path,
+    out: Path | None,
+    choices: _Choices,
+    quiet: bool,
+    truth: Path | None = None,
+    latent: bool = True,
 ) -> None:
     """A stage on a run folder, or all stages up to it on a particle file."""
     if not source.exists():
@@ -256,7 +262,7 @@ def _run_until(
             particles = read_particles(source, choices.stack_root)
             overwrite = choices.overwrite
             result = run_pipeline(
-                particles, out, config, until=stage, overwrite=overwrite, truth=truth, observer=observer
+                particles, out, config, until=stage, latent=latent, overwrite=overwrite, truth=truth, observer=observer
             )
     _tell(result)
 
@@ -329,9 +335,10 @@ def outliers(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    method: Method = None,
     outlier_method: Annotated[
         str | None,
-        typer.Option("--detector", help="isolation_forest, robust_covariance or local_outlier_factor."),
+        typer.Option("--detector", help="evidence, isolation_forest, robust_covariance or local_outlier_factor."),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
@@ -342,10 +349,10 @@ def outliers(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score outliers in the latent space."""
-    estimation = _given(outlier_method=outlier_method, outlier_threshold=threshold)
+    """Score outliers: by the evidence of the alignment, or in the latent space with --method latent."""
+    estimation = _given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
     choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
-    _run_until("outliers", source, out, choices, quiet)
+    _run_until("outliers", source, out, choices, quiet, latent=False)
 
 
 @app.command()
@@ -364,10 +371,10 @@ def estimate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Estimate angle and defocus and write the STAR files."""
+    """Estimate angle, shift and defocus and write the STAR files; the orbit method needs no trained network."""
     estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
     choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
-    _run_until("estimate", source, out, choices, quiet)
+    _run_until("estimate", source, out, choices, quiet, latent=False)
 
 
 @app.command()

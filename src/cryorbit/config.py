@@ -99,7 +99,11 @@ class TrainingConfig(_Part):
 class EstimationConfig(_Part):
     """Outliers, angle and defocus."""
 
-    method: Literal["latent"] = Field("latent", description="Estimator of angle and defocus.")
+    method: Literal["orbit", "latent"] = Field(
+        "orbit",
+        description="Estimator of what is written: alignment against the set's own average, or the latent space "
+        "alone, as the paper does.",
+    )
     chart: Literal["orbit", "pca"] = Field(
         "orbit",
         description="How the latent space is read: through the orbits of turned copies, or by the paper's "
@@ -107,16 +111,22 @@ class EstimationConfig(_Part):
     )
     defocus_prior: DefocusPrior | None = Field(
         None,
-        description="given: keep the file's defocus; micrograph: the same, as long as the latent space is all "
-        "there is to search with; blind: write the latent's. Default: given where the file has defocus, else blind.",
+        description="given: trust the file's defocus; micrograph: search near it (the latent method keeps it); blind: "
+        "ignore it and search the whole range. Default: given where the file has defocus, else blind.",
     )
     defocus_range_um: tuple[float, float] | None = Field(
         None,
-        description="Known range of the defocus for the paper's equation 7. Default: the distribution of "
-        "the file's defocus where it has any and the prior is not blind, else 0.5 to 2.5 um.",
+        description="Range in which the orbit method searches, by default 0.3 to 4 um; and the known range for the "
+        "paper's equation 7, by default the distribution of the file's defocus where it has any and the prior is not "
+        "blind, else 0.5 to 2.5 um.",
     )
-    outlier_method: Literal["isolation_forest", "robust_covariance", "local_outlier_factor"] = Field(
-        "robust_covariance", description="Detector that decides; all three are computed and reported."
+    outlier_method: Literal["auto", "evidence", "isolation_forest", "robust_covariance", "local_outlier_factor"] = (
+        Field(
+            "auto",
+            description="What decides: the evidence of the alignment together with the latent space, or one of the "
+            "paper's detectors on the latent space alone; all are computed and reported. auto: the evidence with the "
+            "orbit method, else robust_covariance.",
+        )
     )
     outlier_features: Literal["orbit", "latent"] = Field(
         "orbit",
@@ -138,6 +148,16 @@ class EstimationConfig(_Part):
         return self
 
 
+class AlignmentConfig(_Part):
+    """The orbit method."""
+
+    box_size: int = Field(128, ge=32, le=512, description="Width in pixels to which larger images are brought down.")
+    learn_from: int = Field(
+        5000, ge=20, description="Particles, drawn at random, that the average is learnt from; all are aligned to it."
+    )
+    starts: int = Field(2, ge=1, description="Random starts to choose from.")
+
+
 class RunConfig(_Part):
     """Everything that decides the result of a run, apart from the particles."""
 
@@ -146,6 +166,7 @@ class RunConfig(_Part):
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     estimation: EstimationConfig = EstimationConfig()
 
     @model_validator(mode="after")

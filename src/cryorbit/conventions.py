@@ -29,12 +29,15 @@ ANGSTROM_PER_UM = 1.0e4
 PSI = "rlnAnglePsi"
 ORIGIN_X = "rlnOriginXAngst"
 ORIGIN_Y = "rlnOriginYAngst"
+# RELION up to 3.0 gave origins in pixels.
+ORIGIN_PIXELS = ("rlnOriginX", "rlnOriginY")
 DEFOCUS_U = "rlnDefocusU"
 DEFOCUS_V = "rlnDefocusV"
 DEFOCUS_ANGLE = "rlnDefocusAngle"
 SELECT_ZSCORE = "rlnParticleSelectZScore"
 PSI_STD = "cryorbitAnglePsiStd"
 DEFOCUS_STD = "cryorbitDefocusStd"
+ORIGIN_STD = "cryorbitOriginStd"
 OUTLIER_PROBABILITY = "cryorbitOutlierProbability"
 OUTLIER_SCORE = "cryorbitOutlierScore"
 WEIGHT = "cryorbitWeight"

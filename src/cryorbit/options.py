@@ -40,10 +40,11 @@ Prior = Annotated[
     str | None,
     typer.Option("--defocus-prior", help="given, micrograph or blind. Default: given where the file has a defocus."),
 ]
-DefocusRange = Annotated[
-    str | None, typer.Option("--defocus-range", help="Known range in micrometres, such as 0.3:4.0.")
+DefocusRange = Annotated[str | None, typer.Option("--defocus-range", help="Range to search in micrometres (0.3:4.0).")]
+Method = Annotated[
+    str | None,
+    typer.Option(help="orbit (alignment to the set's own average; the default) or latent.", show_default=False),
 ]
-Method = Annotated[str | None, typer.Option(help="Estimator: latent, so far the only one.", show_default=False)]
 TruthFile = Annotated[
     Path | None, typer.Option("--truth", help="STAR file with the truth, for the report.", show_default=False)
 ]

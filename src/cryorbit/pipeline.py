@@ -22,6 +22,9 @@ from cryorbit.progress import Observer, Silent
 from cryorbit.results import resolve_prior
 from cryorbit.stages import STAGES, Job
 
+# Settings that change what the alignment itself finds.
+SEARCHED = {"method", "defocus_prior", "defocus_range_um"}
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -58,11 +61,11 @@ class RunResult:
         return self.particles.where(self.estimates["kept"].to_numpy())
 
 
-def _identity(config: RunConfig, described: Mapping[str, Any]) -> str:
-    return identity({"configuration": config.model_dump(mode="json"), "input": described})
+def _identity(config: RunConfig, described: Mapping[str, Any], latent: bool) -> str:
+    return identity({"configuration": config.model_dump(mode="json"), "input": described, "latent": latent})
 
 
-def _manifest(particles: ParticleTable, config: RunConfig) -> dict[str, Any]:
+def _manifest(particles: ParticleTable, config: RunConfig, latent: bool) -> dict[str, Any]:
     path = particles.source.path
     described = {
         "path": str(path.resolve()) if path is not None else None,
@@ -77,7 +80,8 @@ def _manifest(particles: ParticleTable, config: RunConfig) -> dict[str, Any]:
         "program": "cryorbit",
         "version": cryorbit.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "identity": _identity(config, described),
+        "identity": _identity(config, described, latent),
+        "latent": latent,
         "input": described,
         "configuration": config.model_dump(mode="json"),
         "seeds": {"all": config.seed},
@@ -95,6 +99,7 @@ def run(
     config: RunConfig | None = None,
     *,
     until: str = "report",
+    latent: bool = True,
     overwrite: bool = False,
     truth: str | Path | None = None,
     observer: Observer | None = None,
@@ -111,6 +116,8 @@ def run(
         From :func:`cryorbit.make_config`; the preset ``fast`` by default.
     until
         Last stage to run, one of :data:`STAGES`.
+    latent
+        Whether to train a network and read its latent space too; the orbit method can do without.
     overwrite
         Move another folder of that name aside.
     truth
@@ -127,7 +134,9 @@ def run(
     table = particles if isinstance(particles, ParticleTable) else read_particles(particles)
     resolve_prior(table, config.estimation)  # refused now rather than after the training
     needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
-    folder = RunFolder.create_or_continue(Path(out), _manifest(table, config), overwrite, needed)
+    folder = RunFolder.create_or_continue(
+        Path(out), _manifest(table, config, latent or config.estimation.method == "latent"), overwrite, needed
+    )
     try:
         return _run_job(folder, config, table, until, None, truth, observer)
     finally:
@@ -164,16 +173,18 @@ def rerun(
     """
     opened = RunFolder.reopen(Path(folder))
     try:
-        manifest = opened.manifest
+        manifest, asked = opened.manifest, stage
         changed = {name: value for name, value in (estimation or {}).items() if value is not None}
         saved = manifest["configuration"]
         config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
         table = _table_of(opened, stage)
         resolve_prior(table, config.estimation)
         manifest["configuration"] = config.model_dump(mode="json")
-        manifest["identity"] = _identity(config, manifest["input"])
+        manifest["identity"] = _identity(config, manifest["input"], bool(manifest.get("latent", True)))
+        if stage != "report" and config.estimation.method == "orbit" and SEARCHED & changed.keys():
+            stage = min(stage, "align", key=STAGES.index)
         done = [name for name in STAGES if opened.stage_done(name)]
-        last = max([stage, *done], key=STAGES.index)
+        last = max([asked, *done], key=STAGES.index)
         for later in STAGES[STAGES.index(stage) :]:
             manifest["stages"].pop(later, None)
         manifest["finished"] = False

@@ -12,27 +12,40 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import results
+from cryorbit.aligned import LatentHint, align_table, load_poses, save_outcome
 from cryorbit.config import EstimationConfig, RunConfig
-from cryorbit.errors import ParticleDataError
-from cryorbit.estimation.outliers import DETECTORS, OutlierResult, find_outliers
+from cryorbit.errors import ConfigurationError, ParticleDataError
+from cryorbit.estimation.orientation import orbit_angle
+from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
+from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
 from cryorbit.particles import ParticleTable
-from cryorbit.preprocessing.dataset import ParticleCache, build_cache, open_cache
+from cryorbit.preprocessing.dataset import (
+    CacheInfo,
+    ParticleCache,
+    build_cache,
+    network_box_size,
+    open_cache,
+    prepare_images,
+)
 from cryorbit.progress import Observer
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 from cryorbit.training.loop import train
 
-STAGES = ("prepare", "train", "embed", "outliers", "estimate", "report")
+STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
+# What only the latent space needs.
+LATENT_STAGES = ("prepare", "train", "embed")
 TITLES = {
     "prepare": "Reading particles",
     "train": "Training",
     "embed": "Embedding",
+    "align": "Aligning",
     "outliers": "Finding outliers",
     "estimate": "Estimating",
     "report": "Writing the report",
@@ -69,6 +82,17 @@ class Job:
             self.embed()
         return cast("Embedding", self._embedding)
 
+    @property
+    def has_latent(self) -> bool:
+        """Whether the latent space is part of this run."""
+        return self.config.estimation.method == "latent" or bool(self.folder.manifest.get("latent", True))
+
+    def wanted(self, stage: str) -> bool:
+        """Whether a stage is part of this run."""
+        if stage == "align":
+            return self.config.estimation.method == "orbit"
+        return self.has_latent or stage not in LATENT_STAGES
+
     def prepare(self) -> dict[str, Any]:
         """Read, crop and standardise every image once."""
         pixel_size = _one_pixel_size(self.particles)
@@ -84,11 +108,11 @@ class Job:
                 self.observer.advance,
             )
         self.folder.manifest["images"] = asdict(cache.info)
-        self._say_contrast(cache)
+        self._say_contrast(cache.info)
         return {}
 
-    def _say_contrast(self, cache: ParticleCache) -> None:
-        info, asked = cache.info, self.config.preprocessing.invert is not None
+    def _say_contrast(self, info: CacheInfo) -> None:
+        asked = self.config.preprocessing.invert is not None
         if info.inverted:
             how = "as asked" if asked else "detected"
             self.observer.say(f"Particles are darker than their background ({how}): the images were inverted.")
@@ -123,8 +147,60 @@ class Job:
         save_embedding(self.folder.file("cache", "latent_orbits.npz"), self._embedding)
         return {}
 
+    def align(self) -> dict[str, Any]:
+        """Angle, shift and defocus of every particle against the set's own average."""
+        pixel_size = _one_pixel_size(self.particles)
+        _check_stacks(self.particles, self.folder.manifest["input"])
+        names = self.particles.frame[IMAGE_NAME].to_numpy()
+        latent = self._latent_hint() if self.has_latent else None
+        with ImageStack(self.particles.locations) as stack:
+            box_size = network_box_size(stack.box_size, self.config.alignment.box_size, 2)
+            images = prepare_images(stack, pixel_size, box_size, self.config.preprocessing, names)
+            if not self.has_latent:
+                self.folder.manifest["images"] = asdict(images.info)
+                self._say_contrast(images.info)
+            outcome = align_table(
+                self.particles, images, self.config, latent, lambda done, n, note: self.observer.advance(done, n, note)
+            )
+        save_outcome(self.folder.path, outcome)
+        self.folder.manifest["alignment"] = outcome.facts
+        for warning in outcome.warnings:
+            self.warn(warning)
+        return {}
+
+    def _latent_hint(self) -> LatentHint:
+        """What the latent space says, to start from and to weigh by."""
+        found = find_outliers(orbit_invariants(self.embedding), "robust_covariance", self.config.seed)
+        kept = self._kept(found.probability)
+        chart = fit_harmonics(self.embedding, kept)
+        psi = orbit_angle(self.embedding, chart).psi_deg if chart.identifiable else None
+        return LatentHint(1.0 - found.probability if found.meaningful else None, psi)
+
     def outliers(self) -> dict[str, Any]:
-        """Scores of all three detectors; the configured one decides."""
+        """Scores of all that can tell outliers; the configured one decides."""
+        settings = self.config.estimation
+        scored = {}
+        if self.has_latent:
+            scored = self._latent_outliers()
+        method = settings.outlier_method
+        if method == "auto":
+            method = "evidence" if settings.method == "orbit" else "robust_covariance"
+        if settings.method == "orbit":
+            poses = load_poses(self.folder.path)
+            scored["evidence"] = evidence_outliers(poses.evidence, scored.get("robust_covariance"))
+        chosen = scored.get(method)
+        if chosen is None:
+            raise ConfigurationError(
+                f"outlier_method is {method}, which needs "
+                + (
+                    "the orbit method: use --method orbit."
+                    if method == "evidence"
+                    else "the latent space: use cryorbit run."
+                )
+            )
+        return self._judge(chosen, scored)
+
+    def _latent_outliers(self) -> dict[str, OutlierResult]:
         settings = self.config.estimation
         features = orbit_invariants(self.embedding)
         if settings.outlier_features == "latent":
@@ -133,13 +209,16 @@ class Job:
         for number, name in enumerate(DETECTORS, start=1):
             found[name] = find_outliers(features, name, self.config.seed)
             self.observer.advance(number, len(DETECTORS))
-        chosen = found[settings.outlier_method]
+        return found
+
+    def _judge(self, chosen: OutlierResult, scored: Mapping[str, OutlierResult]) -> dict[str, Any]:
+        """Write all scores, and decide by one."""
+        settings, n = self.config.estimation, len(self.particles)
         if not chosen.meaningful:
             self.warn(
-                f"{len(features)} particles are too few to tell outliers from others: every outlier probability is "
-                "the prior."
+                f"{n} particles are too few to tell outliers from others: every outlier probability is the prior."
             )
-        frame = pd.DataFrame({"id": self.particles.ids, **{name: result.score for name, result in found.items()}})
+        frame = pd.DataFrame({"id": self.particles.ids, **{name: result.score for name, result in scored.items()}})
         frame["outlier_score"] = chosen.score
         frame["outlier_z"] = chosen.z_score
         frame["outlier_probability"] = chosen.probability
@@ -155,19 +234,32 @@ class Job:
         """Angle and defocus, then the tables for the user."""
         scores = read_table(self.folder.path / "outliers.parquet")
         kept = self._kept(scores["outlier_probability"].to_numpy())
+        settings = self.config.estimation
+        latent = self._estimate_from_latent(kept) if self.has_latent else None
+        aligned = None
+        if settings.method == "orbit":
+            facts = self.folder.manifest["alignment"]
+            aligned = results.Aligned(load_poses(self.folder.path), facts["pixel_size_A"], facts["identifiable"])
+            self.folder.manifest["isotropy_order"] = facts["isotropy_order"] if facts["identifiable"] else None
+        written = results.choose_written(self.particles, latent, aligned, settings)
+        for warning in results.orientation_warnings(self.particles, written.angle_known):
+            self.warn(warning)
+        estimates = results.estimates_table(self.particles, written, latent, aligned, scores, kept)
+        write_table(self.folder.path / "estimates.parquet", estimates)
+        meaningful = bool(self.folder.manifest["outliers"]["meaningful"])
+        table = results.annotated(self.particles, written, scores, meaningful)
+        results.write_particle_files(self.folder.path, table, kept)
+        return {}
+
+    def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> results.Outcome:
         autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
         sample = results.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
         outcome = results.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
         for warning in outcome.warnings:
             self.warn(warning)
         self.folder.manifest.update(outcome.facts)
-        estimates = results.estimates_table(self.particles, outcome, scores, kept)
         write_table(self.folder.path / "latent.parquet", results.latent_table(self.particles, self.embedding, outcome))
-        write_table(self.folder.path / "estimates.parquet", estimates)
-        meaningful = bool(self.folder.manifest["outliers"]["meaningful"])
-        table = results.annotated(self.particles, outcome, scores, meaningful)
-        results.write_particle_files(self.folder.path, table, kept)
-        return {}
+        return outcome
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""
@@ -189,13 +281,14 @@ class Job:
             "prepare": self.prepare,
             "train": self.train,
             "embed": self.embed,
+            "align": self.align,
             "outliers": self.outliers,
             "estimate": self.estimate,
             "report": self.write_report,
         }
         first_again = STAGES.index(redo_from) if redo_from is not None else len(STAGES)
         for number, stage in enumerate(STAGES[: STAGES.index(until) + 1]):
-            if number < first_again and self.folder.stage_done(stage):
+            if not self.wanted(stage) or (number < first_again and self.folder.stage_done(stage)):
                 continue
             self._stage = stage
             self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)

@@ -131,9 +131,7 @@ def recentre(poses: Poses, weight: Float[Tensor, " n"]) -> Poses:
     return Poses(poses.psi, shift, *poses.fields()[2:])
 
 
-def improved(
-    images: RingImages, state: State, geometry: Geometry, rings: int, steps: int
-) -> tuple[State, Template]:
+def improved(images: RingImages, state: State, geometry: Geometry, rings: int, steps: int) -> tuple[State, Template]:
     """One round: average, noise, average again with that noise, and every image's pose against all others."""
     sums = sums_of(images, state, rings)
     template = geometry.template(sums, mean_noise(images, state.noise), rings)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryorbit.alignment.average import Geometry
-from cryorbit.alignment.refine import Batch, OwnPart, Poses, compare, in_average_frame
 from cryorbit.alignment.polar import squared
+from cryorbit.alignment.refine import Batch, OwnPart, Poses, compare, in_average_frame
 from cryorbit.alignment.templates import Template
-from cryorbit.estimation.outliers import ImageEvidence
+from cryorbit.estimation.outliers import ImageEvidence, evidence_log_odds, probability_of_log_odds
 
 # First ring of each band, as parts of the number of rings; the last band ends with the last ring.
 CHI_BANDS = (0.0, 2 / 44, 4 / 44, 8 / 44, 12 / 44, 16 / 44, 24 / 44)
@@ -77,9 +78,7 @@ class Evidence:
         return Evidence(*(field[rows] for field in self.tensors()))
 
 
-def examine(
-    batch: Batch, template: Template, poses: Poses, geometry: Geometry, own: OwnPart | None = None
-) -> Evidence:
+def examine(batch: Batch, template: Template, poses: Poses, geometry: Geometry, own: OwnPart | None = None) -> Evidence:
     """Compare images with the average at their poses.
 
     Parameters
@@ -115,13 +114,20 @@ def examine(
     return Evidence(
         likelihood_ratio=total - 0.5 * expected, promise=0.5 * expected, amplitude=total / expected,
         amplitude_std=expected.rsqrt(), residual=residual, second_particle=second,
-        second_mean=(free * (shrunk - torch.log1p(ratio))).sum(dim=1), second_std=(free * shrunk.square()).sum(dim=1).sqrt(),
+        second_mean=(free * (shrunk - torch.log1p(ratio))).sum(dim=1),
+        second_std=(free * shrunk.square()).sum(dim=1).sqrt(),
         other_object=other,
         band_amplitude=bands_gain / bands_scale.clamp(min=1e-9), band_amplitude_std=bands_scale.clamp(min=1e-9).rsqrt(),
     )  # fmt: skip
 
 
+def particle_probability(evidence: Evidence) -> Float[Tensor, " batch"]:
+    """Probability of each image to show the particle, as far as the alignment can tell."""
+    junk = probability_of_log_odds(evidence_log_odds(evidence.judged()))
+    return torch.from_numpy(1 - junk).to(evidence.amplitude)
+
+
 def _by_band(values: Float[Tensor, "batch rings"], first: tuple[float, ...]) -> Float[Tensor, "batch bands"]:
     rings = values.shape[1]
     edges = [round(part * rings) for part in first] + [rings]
-    return torch.stack([values[:, low:high].sum(dim=1) for low, high in zip(edges, edges[1:], strict=False)], dim=1)
+    return torch.stack([values[:, low:high].sum(dim=1) for low, high in pairwise(edges)], dim=1)

@@ -77,7 +77,7 @@ class RingImages:
         count = rings or self.grid.rings
         for number, transfer in enumerate(self.transfers):
             members = torch.nonzero(self.group == number).flatten()
-            for rows in members.split(size):
+            for rows in torch.split(members, size):
                 own = transfer.with_astigmatism(self.astigmatism_um[rows], self.astigmatism_rad[rows]).rings(count)
                 samples = own.split(self.samples[rows, :count], self.grid)
                 yield rows, Batch(

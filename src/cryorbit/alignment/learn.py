@@ -12,13 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorbit.alignment.average import BATCH, Geometry, State, improved, mean_noise, recentre, refined, sums_of
-from cryorbit.alignment.evidence import Evidence, examine
+from cryorbit.alignment.evidence import Evidence, examine, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.locate import Located, Model, locate, spread_of
 from cryorbit.alignment.refine import OwnPart
 from cryorbit.alignment.start import Start, first_state
 from cryorbit.alignment.templates import AverageSums, Template, order_weight
-from cryorbit.estimation.outliers import evidence_log_odds, probability_of_log_odds
 
 # Share of particles with another angle nearly as likely above which the average is worth a second search.
 DOUBTFUL_SHARE = 0.02
@@ -132,7 +131,7 @@ def learn(
     notify("refinement", 0.6)
     everyone, template = improved(images, everyone, geometry, rings, steps=2)
     evidence = examine_all(images, everyone, everyone, template, geometry)
-    everyone = replace(everyone, weight=located.mode_probability * weight * _particle_probability(evidence))
+    everyone = replace(everyone, weight=located.mode_probability * weight * particle_probability(evidence))
     notify("junk weighed", 0.75)
     entered = everyone
     everyone, template = improved(images, everyone, geometry, rings, steps=1)
@@ -157,11 +156,6 @@ def _doubtful(located: Located) -> bool:
     return bool(len(doubtful)) and float(doubtful.float().mean()) > DOUBTFUL_SHARE
 
 
-def _particle_probability(evidence: Evidence) -> Tensor:
-    junk = probability_of_log_odds(evidence_log_odds(evidence.judged()))
-    return torch.from_numpy(1 - junk).to(evidence.amplitude)
-
-
 def model_of(images: RingImages, state: State, geometry: Geometry, rings: int, spread_px: float) -> Model:
     """Model of a state on the innermost rings."""
     sums = sums_of(images, state, rings)
@@ -169,9 +163,7 @@ def model_of(images: RingImages, state: State, geometry: Geometry, rings: int, s
     return Model(geometry, template, state.noise, spread_px)
 
 
-def examine_all(
-    images: RingImages, state: State, entered: State, template: Template, geometry: Geometry
-) -> Evidence:
+def examine_all(images: RingImages, state: State, entered: State, template: Template, geometry: Geometry) -> Evidence:
     """Evidence of all images at the poses of ``state``, less what they put into the average as ``entered``."""
     parts, order = [], []
     for rows, batch in images.batches(entered.noise, state.shift_spread_px, BATCH, template.rings):

@@ -96,6 +96,11 @@ class Located:
             torch.cat([part.support for part in parts]),
         )
 
+    def diluted(self, elsewhere: Float[Tensor, " n"]) -> Located:
+        """The same where a share of the posterior is spread over all other angles."""
+        left = 1 - elsewhere
+        return Located(self.poses, self.mode_probability * left, self.resultant * left, self.support)
+
     def replaced(self, rows: Int[Tensor, " rows"], by: Located) -> Located:
         """The same with other poses for some images."""
         order = torch.arange(len(self.poses), device=rows.device)
@@ -120,8 +125,8 @@ def search_rings(images: RingImages, model: Model) -> int:
 def locate(images: RingImages, model: Model) -> Located:
     """Search circle, shifts and defoci for every image, refine all modes, and keep the best.
 
-    Shifts are sought as far as the prior makes likely; an image that ends at the edge of that, or whose likelihood is far
-    less than its average promises, is sought again further out.
+    Shifts are sought as far as the prior makes likely; an image that ends at the edge of that, or whose likelihood is
+    far less than its average promises, is sought again further out.
     """
     scale = images.grid.box_size / 128
     step = SHIFT_STEP_px * scale
@@ -157,7 +162,8 @@ def _locate_within(images: RingImages, model: Model, reach_px: float, step_px: f
         poses = refine(repeated, outer[1], poses, grid, 2)
         promised = 0.5 * (repeated.transfer.power(poses.defocus_um) * repeated.ring_weight()) @ outer[-1].energy
         support = poses.log_likelihood / promised.clamp(min=1e-6)
-        found.append(_best_modes(poses, support, modes.image, len(batch), model.isotropy_order))
+        best = _best_modes(poses, support, modes.image, len(batch), model.isotropy_order)
+        found.append(best.diluted(modes.elsewhere))
         order.append(rows)
     back = torch.cat(order).argsort()
     return Located.concatenate(found).of_rows(back)

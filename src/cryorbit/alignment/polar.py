@@ -9,6 +9,7 @@ negative order follow from ``f[k, -m] = (-1)^m conj(f[k, m])`` and are not store
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -97,7 +98,8 @@ def to_harmonics(samples: Complex[Tensor, "*batch half"], orders: int) -> Comple
     """Harmonics of rings from their samples on the half plane."""
     angles = 2 * samples.shape[-1]
     whole = torch.cat([samples, samples.conj()], dim=-1)
-    return torch.fft.fft(whole, dim=-1, norm="forward")[..., : min(orders, angles // 2)]
+    harmonics: Tensor = torch.fft.fft(whole, dim=-1, norm="forward")[..., : min(orders, angles // 2)]
+    return harmonics
 
 
 def to_samples(harmonics: Complex[Tensor, "*batch orders"], angles: int) -> Complex[Tensor, "*batch half"]:
@@ -107,7 +109,8 @@ def to_samples(harmonics: Complex[Tensor, "*batch orders"], angles: int) -> Comp
     spectrum[..., :orders] = harmonics
     sign = 1.0 - 2.0 * (torch.arange(1, orders, device=harmonics.device) % 2)
     spectrum[..., angles - orders + 1 :] = (sign * harmonics[..., 1:].conj()).flip(-1)
-    return torch.fft.ifft(spectrum, dim=-1, norm="forward")[..., : angles // 2]
+    samples: Tensor = torch.fft.ifft(spectrum, dim=-1, norm="forward")[..., : angles // 2]
+    return samples
 
 
 def _kernel(distance: np.ndarray, beta: float) -> np.ndarray:
@@ -215,7 +218,8 @@ class PolarTransform:
         half[:, :, 1 : padded // 2] *= 0.5
         wide = torch.fft.fftshift(torch.fft.irfft2(half, s=(padded, padded), norm="forward"), dim=(1, 2))
         centre = padded // 2 - n // 2
-        return 2.0 * wide[:, centre : centre + n, centre : centre + n].transpose(1, 2) * self._unmasked
+        images: Tensor = 2.0 * wide[:, centre : centre + n, centre : centre + n].transpose(1, 2) * self._unmasked
+        return images
 
     def image(self, samples: Complex[Tensor, "batch rings half"]) -> Float[Tensor, "batch n n"]:
         """Image of which these are the samples, by the inverse transform in polar coordinates.
@@ -232,11 +236,14 @@ class PolarTransform:
 
 
 def _sparse_tensor(matrix: sparse.csr_matrix, device: torch.device | str) -> Tensor:
-    with torch.sparse.check_sparse_tensor_invariants(enable=True):
+    with warnings.catch_warnings():
+        # That compressed rows are in beta is no concern of the user's.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
             torch.from_numpy(matrix.indptr.astype(np.int64)),
             torch.from_numpy(matrix.indices.astype(np.int64)),
             torch.from_numpy(matrix.data),
             matrix.shape,
             device=device,
+            check_invariants=True,
         )

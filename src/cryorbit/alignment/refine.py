@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorbit.alignment.defocus import DefocusPosterior, DefocusRange
+from cryorbit.alignment.defocus import DefocusRange
 from cryorbit.alignment.polar import PolarGrid, squared, to_harmonics
-from cryorbit.alignment.templates import AverageSums, Template, order_weight
+from cryorbit.alignment.templates import AverageSums, Template
 from cryorbit.alignment.transfer import RingTransfer
 
 LARGEST_TURN_rad = 0.06
@@ -99,8 +99,9 @@ class Batch:
             transfer = RingTransfer(
                 transfer.slope_per_um, transfer.offset, transfer.astigmatism_um[rows], transfer.astigmatism_rad[rows]
             )
-        return Batch(self.samples[rows], transfer, self.defocus.of_rows(rows), self.noise, self.shift_spread_px,
-                     self.box_size)
+        return Batch(
+            self.samples[rows], transfer, self.defocus.of_rows(rows), self.noise, self.shift_spread_px, self.box_size
+        )
 
     def inner(self, rings: int) -> Batch:
         """The innermost rings."""
@@ -177,7 +178,7 @@ class OwnPart:
 
 
 def blur(poses: Poses, grid: PolarGrid, rings: int, orders: int) -> tuple[Tensor, Tensor]:
-    """Damping of an image's rings and orders by the uncertainty of its pose, shapes (batch, rings) and (batch, orders)."""
+    """Damping of an image by the uncertainty of its pose: of rings and of orders, shape (batch, rings or orders)."""
     k = torch.arange(1, rings + 1, device=poses.psi.device)
     m = torch.arange(orders, device=poses.psi.device)
     variance = 0.5 * (poses.covariance[:, 1, 1] + poses.covariance[:, 2, 2]).clamp(max=1.0)
@@ -225,7 +226,7 @@ def compare(
     """
     n, channels, rings, orders = harmonics.shape
     flat = torch.view_as_real(harmonics).flatten(3).permute(2, 0, 1, 3).flatten(1, 2)
-    products = torch.bmm(flat, template.bank).unflatten(1, (n, channels)).permute(1, 2, 0, 3)
+    products = torch.bmm(flat, template.bank).reshape(rings, n, channels, 4).permute(1, 2, 0, 3)
     correlation, gradient = products[..., 0], products[..., 1:]
     energy, gain = template.energy[None], torch.ones_like(template.energy)[None]
     if own is None:
@@ -280,8 +281,8 @@ def refine(
 ) -> Poses:
     """Maximise the posterior of angle and shift by Newton steps, with the whole posterior of the defocus at each.
 
-    Angle and shift do not couple with the defocus: the derivative of the average by turn or shift is orthogonal, ring by
-    ring, to the average itself.
+    Angle and shift do not couple with the defocus: the derivative of the average by turn or shift is orthogonal, ring
+    by ring, to the average itself.
 
     Parameters
     ----------
@@ -306,9 +307,7 @@ def refine(
     for step in range(steps + 1):
         harmonics = in_average_frame(batch, poses, grid, orders)
         found = compare(harmonics, template, batch, own, poses, grid)
-        defocus = batch.defocus.posterior(
-            found.correlation * ring_weight, found.energy * ring_weight, batch.transfer
-        )
+        defocus = batch.defocus.posterior(found.correlation * ring_weight, found.energy * ring_weight, batch.transfer)
         information = batch.transfer.power(defocus.mean_um, defocus.variance_um2) * ring_weight * found.gain
         hessian = torch.einsum("bk,kij->bij", information, template.information)
         hessian = hessian + prior * torch.diag(torch.tensor([0.0, 1.0, 1.0], device=device))
@@ -316,9 +315,7 @@ def refine(
         log_likelihood = defocus.log_likelihood - 0.5 * prior * poses.shift.square().sum(dim=1)
         if step == steps:
             covariance = torch.linalg.inv(hessian.double()).float()
-            return Poses(
-                poses.psi, poses.shift, defocus.mean_um, covariance, defocus.variance_um2, log_likelihood
-            )
+            return Poses(poses.psi, poses.shift, defocus.mean_um, covariance, defocus.variance_um2, log_likelihood)
         amplitude = batch.transfer.amplitude(defocus.mean_um, defocus.variance_um2) * ring_weight
         gradient = (amplitude[..., None] * found.gradient).sum(dim=(1, 2))
         gradient[:, 1:] -= prior * in_frame(poses.psi, poses.shift)

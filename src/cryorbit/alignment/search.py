@@ -47,6 +47,8 @@ class Modes:
         Pose on the grid, shapes (modes,), (modes, 2), (modes,).
     log_p
         Log-posterior there, shape (modes,).
+    elsewhere
+        Share of the posterior that is near none of an image's modes, shape (images,).
     """
 
     image: Int[Tensor, " modes"]
@@ -54,6 +56,7 @@ class Modes:
     shift: Float[Tensor, "modes 2"]
     defocus_um: Float[Tensor, " modes"]
     log_p: Float[Tensor, " modes"]
+    elsewhere: Float[Tensor, " images"]
 
 
 class CircleSearch:
@@ -122,7 +125,7 @@ class CircleSearch:
         model = torch.nn.functional.pad(model, (0, max(missing, 0)))[..., : self.orders]
         products = torch.view_as_real(model * harmonics.conj()).flatten(3)
         fixed = batch.defocus.fixed_um
-        n, channels = products.shape[:2]
+        n = len(products)
         if fixed is not None:
             amplitude = inner.transfer.amplitude(fixed).flatten(1)[:, None]
             norm = 0.5 * (inner.transfer.power(fixed) * energy[: self.rings] * weight).sum(dim=1)[:, None]
@@ -149,14 +152,16 @@ class CircleSearch:
         return batch.defocus.coarser(self.defocus_step_um).values_um[None]
 
     def modes(self, batch: Batch, scores: Scores, most: int, margin: float) -> Modes:
-        """The best angles that are not neighbours, within ``margin`` of the best, each with its best shift and defocus."""
-        n, defoci, shifts, angles = scores.log_p.shape
+        """The best angles that are not neighbours, within ``margin`` of the best, at their best shift and defocus."""
+        n, _, shifts, angles = scores.log_p.shape
         by_angle = scores.log_p.amax(dim=(1, 2))
         rows = torch.arange(n, device=by_angle.device)
         apart = torch.arange(angles, device=by_angle.device)
         neighbourhood = max(2, angles // 40)
         values, found = self.defoci_um(batch), []
         best = by_angle.amax(dim=1)
+        mass = (scores.log_p - best[:, None, None, None]).exp_().sum(dim=(1, 2))
+        mass = mass / mass.sum(dim=1, keepdim=True)
         for _ in range(most):
             log_p, at = by_angle.max(dim=1)
             chosen = log_p >= best - margin
@@ -169,9 +174,10 @@ class CircleSearch:
             distance = (apart - at[:, None]).abs()
             near = torch.minimum(distance, angles - distance) <= neighbourhood
             by_angle = by_angle.masked_fill(near, -torch.inf)
-        image, *fields = (torch.cat(part) for part in zip(*found, strict=True))
+            mass = torch.where(near & chosen[:, None], 0.0, mass)
+        image, psi, shift, defocus, log_p = (torch.cat(part) for part in zip(*found, strict=True))
         order = image.argsort(stable=True)
-        return Modes(image[order], *(field[order] for field in fields))
+        return Modes(image[order], psi[order], shift[order], defocus[order], log_p[order], mass.sum(dim=1))
 
     def soft_sums(self, batch: Batch, scores: Scores) -> tuple[AverageSums, Tensor, Tensor]:
         """Sums for the average, weighted by the whole posterior; also its evidence and each image's mean defocus."""
@@ -185,10 +191,10 @@ class CircleSearch:
         values = self.defoci_um(batch)
         transfer = batch.transfer.rings(self.rings)
         amplitude = transfer.amplitude(values).flatten(2)
-        n, defoci = posterior.shape[:2]
-        by_ring = torch.bmm(
-            amplitude.expand(n, -1, -1).transpose(1, 2), torch.view_as_real(turns).flatten(2)
-        ).reshape(n, transfer.channels, self.rings, len(self.shifts), self.orders, 2)
+        n = len(posterior)
+        by_ring = torch.bmm(amplitude.expand(n, -1, -1).transpose(1, 2), torch.view_as_real(turns).flatten(2)).reshape(
+            n, transfer.channels, self.rings, len(self.shifts), self.orders, 2
+        )
         numerator = torch.einsum("bqksm,bqksm->km", scores.harmonics, torch.view_as_complex(by_ring))
         by_defocus = posterior.sum(dim=(2, 3))
         square = 0.5 * (1 - transfer.ring_coherence()[:, None] * torch.cos(2 * transfer.chi(values)))

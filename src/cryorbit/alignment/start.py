@@ -60,7 +60,11 @@ def soft_start(
     spread = FIRST_SHIFT_SPREAD_OF_BOX * grid.box_size
     scale = grid.box_size / 128
     search = CircleSearch(
-        grid, rings, shift_grid(SHIFT_RANGE_OF_BOX * grid.box_size, SHIFT_STEP_px * scale), FIRST_DEFOCUS_STEP_um, device
+        grid,
+        rings,
+        shift_grid(SHIFT_RANGE_OF_BOX * grid.box_size, SHIFT_STEP_px * scale),
+        FIRST_DEFOCUS_STEP_um,
+        device,
     )
     total_power = images.ring_power() / geometry.noise_power
     noise = total_power.clone()
@@ -149,7 +153,7 @@ def ring_correlations(
     for _ in range(3):
         summed = torch.einsum("nqk,nqkm->km", along(pattern).to(harmonics), harmonics)
         pattern = summed / (summed.abs().square() @ weight).sqrt().clamp(min=1e-12)[:, None]
-    sign = torch.sign(((average * pattern.conj()).real @ weight))
+    sign = torch.sign((average * pattern.conj()).real @ weight)
     return along(pattern), norm.sqrt() * sign
 
 
@@ -215,7 +219,7 @@ class _GainProblem:
                 total = posterior.sum(dim=2, keepdim=True)
                 posterior = posterior / total
                 log_likelihood = log_likelihood + (top + torch.log(total)).sum(dim=(1, 2))
-                along += (here * (posterior @ amplitude)).sum(dim=1).unflatten(1, (channels, rings)).sum(dim=1)
+                along += (here * (posterior @ amplitude)).sum(dim=1).reshape(starts, channels, rings).sum(dim=1)
                 norm += (weight * (posterior @ power)).sum(dim=1)
                 defocus[:, members] = posterior @ self.values_um
             gain = along / norm.clamp(min=1e-12)
@@ -226,9 +230,10 @@ class _GainProblem:
         step = self.values_um[1] - self.values_um[0]
         at = ((defocus_um - self.values_um[0]) / step).round().long().clamp(0, len(self.values_um) - 1)
         rings = self.weight.shape[1]
-        amplitude = self.amplitude[self.group, at].unflatten(2, (-1, rings))
-        along = (self.correlation.unflatten(1, (-1, rings)) * amplitude).sum(dim=(1, 2))
-        return along / (self.power[self.group, at] * self.weight).sum(dim=1).clamp(min=1e-12)
+        amplitude = self.amplitude[self.group, at].reshape(*at.shape, -1, rings)
+        along = (self.correlation.reshape(len(self.group), -1, rings) * amplitude).sum(dim=(1, 2))
+        gains: Tensor = along / (self.power[self.group, at] * self.weight).sum(dim=1).clamp(min=1e-12)
+        return gains
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,10 @@ def defocus_by_gains(
         low, high = float(problem.values_um[0]), float(problem.values_um[-1])
         centres = torch.arange(low + START_STEP_um, high, START_STEP_um)
         guesses = torch.cat(
-            [centres[:, None] + spread * torch.randn(1, len(images), generator=generator) for spread in START_SPREADS_um]
+            [
+                centres[:, None] + spread * torch.randn(1, len(images), generator=generator)
+                for spread in START_SPREADS_um
+            ]
         )
         first = problem.gains_at(guesses.clamp(low, high).to(images.device))
         tried = problem.solve(torch.cat([starts, first]), SCREENING_ROUNDS)

@@ -78,9 +78,7 @@ class AverageSums:
         return cls(numerator, torch.zeros(grid.rings, device=device), 0.0)
 
     def __add__(self, other: AverageSums) -> AverageSums:
-        return AverageSums(
-            self.numerator + other.numerator, self.power + other.power, self.particles + other.particles
-        )
+        return AverageSums(self.numerator + other.numerator, self.power + other.power, self.particles + other.particles)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ NEGLIGIBLE_ASTIGMATISM = 0.04
 class RingTransfer:
     """Transfer functions of a batch of particles from one optics group.
 
-    With astigmatism the defocus along direction ``phi`` is ``defocus + a cos 2 (phi - angle)``, so that ``CTF = sin(chi)
-    cos(b c) + cos(chi) sin(b c)`` with ``b = slope * a`` and ``c`` that cosine. The factors with ``b`` multiply the
-    image once for all defoci, which leaves two *channels* with amplitudes ``sin(chi)`` and ``cos(chi)``. That is exact
-    for correlations. The squares that norms need are averaged around the ring: ``(1 - J0(2 b) cos(2 chi)) / 2``.
+    With astigmatism the defocus along direction ``phi`` is ``defocus + a cos 2 (phi - angle)``, so that
+    ``CTF = sin(chi) cos(b c) + cos(chi) sin(b c)`` with ``b = slope * a`` and ``c`` that cosine. The factors with ``b``
+    multiply the image once for all defoci, which leaves two *channels* with amplitudes ``sin(chi)`` and ``cos(chi)``.
+    That is exact for correlations. The squares that norms need are averaged around the ring:
+    ``(1 - J0(2 b) cos(2 chi)) / 2``.
 
     Attributes
     ----------
@@ -93,22 +94,25 @@ class RingTransfer:
         """Factor of each channel; its mean over a normal distribution of the defocus where a variance is given."""
         chi = self.chi(defocus_um)
         waves = [torch.sin(chi), torch.cos(chi)][: self.channels]
-        amplitude = torch.stack(waves, dim=-2)
+        amplitude: Tensor = torch.stack(waves, dim=-2)
         if variance_um2 is None:
             return amplitude
         damping = torch.exp(-0.5 * variance_um2[..., None] * self.slope_per_um**2)
-        return amplitude * damping[..., None, :]
+        damped: Tensor = amplitude * damping[..., None, :]
+        return damped
 
     def slope(self, defocus_um: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape channels rings"]:
         """Derivative of :meth:`amplitude` by the phase ``chi``."""
         chi = self.chi(defocus_um)
-        return torch.stack([torch.cos(chi), -torch.sin(chi)][: self.channels], dim=-2)
+        slope: Tensor = torch.stack([torch.cos(chi), -torch.sin(chi)][: self.channels], dim=-2)
+        return slope
 
     def ring_coherence(self) -> Float[Tensor, "batch rings"] | Float[Tensor, "1 rings"]:
         """``J0(2 b)``: what astigmatism leaves of the oscillation of the squared transfer function."""
         if self.astigmatism_um is None:
             return torch.ones_like(self.slope_per_um)[None]
-        return torch.special.bessel_j0(2 * self.astigmatism_um[:, None] * self.slope_per_um)
+        coherence: Tensor = torch.special.bessel_j0(2 * self.astigmatism_um[:, None] * self.slope_per_um)
+        return coherence
 
     def power(
         self, defocus_um: Float[Tensor, " batch"], variance_um2: Float[Tensor, " batch"] | None = None

@@ -201,9 +201,9 @@ class ImageEvidence:
 def evidence_log_odds(evidence: ImageEvidence) -> FloatArray:
     """Log-likelihood of the best of three kinds of junk over that of a good particle, shape (n,).
 
-    The kinds are an image of noise, a particle with something else beside it, and an object of another kind. Real images
-    are less like their model than simulated ones: where the bulk of a measure spreads more than noise alone can make
-    it, the measure is scaled down by that factor (Efron's empirical null).
+    The kinds are an image of noise, a particle with something else beside it, and an object of another kind. Real
+    images are less like their model than simulated ones: where the bulk of a measure spreads more than noise alone can
+    make it, the measure is scaled down by that factor (Efron's empirical null).
 
     References
     ----------
@@ -245,6 +245,30 @@ def latent_log_odds(probability: FloatArray) -> FloatArray:
     tiny = np.finfo(np.float64).eps
     odds = logit(np.clip(probability, tiny, 1 - tiny)) - logit(share)
     return np.asarray(np.clip(odds, -MOST_LATENT_NATS, MOST_LATENT_NATS))
+
+
+def evidence_outliers(evidence: ImageEvidence, latent: OutlierResult | None = None) -> OutlierResult:
+    """Fuse the evidence of an alignment with a detector on the latent space into one probability.
+
+    Parameters
+    ----------
+    evidence
+        Of every image.
+    latent
+        Result of a detector on the latent space; its probability adds to the odds within bounds.
+    """
+    n = len(evidence.promise)
+    if n < FEWEST_PARTICLES or not np.isfinite(evidence.promise).all():
+        nothing = np.zeros(n)
+        return OutlierResult("evidence", nothing, nothing, np.full(n, PRIOR_PROBABILITY), float("inf"), False)
+    odds = evidence_log_odds(evidence)
+    if latent is not None and latent.meaningful:
+        odds = odds + latent_log_odds(latent.probability)
+    probability = probability_of_log_odds(odds)
+    above = odds[probability > 0.5]
+    return OutlierResult(
+        "evidence", odds, robust_z(odds), probability, float(above.min()) if len(above) else np.inf, True
+    )
 
 
 def _sample(features: FloatArray, most: int, seed: int) -> FloatArray:

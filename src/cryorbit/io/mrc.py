@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import mrcfile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryorbit.errors import ParticleDataError
+from cryorbit.io.runs import atomic_path
 from cryorbit.particles import ImageLocations
 
 HEADER_BYTES = 1024
@@ -143,6 +144,31 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
 
 def _sizes(sizes: set[tuple[int, int]]) -> str:
     return ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+
+
+def write_image(path: Path, image: NDArray[np.floating[Any]], pixel_size_A: float) -> None:
+    """Write one image as an MRC file of mode 2, atomically.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    image
+        Shape (height, width).
+    pixel_size_A
+        For the header.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder cannot be written or the disk is full.
+    """
+    with atomic_path(path) as beside:
+        # mrcfile tells the format by the suffix, which the name beside keeps.
+        file = mrcfile.new(beside)
+        file.set_data(np.asarray(image, dtype=np.float32))
+        file.voxel_size = pixel_size_A
+        file.close()
 
 
 class ImageStack:

@@ -16,7 +16,8 @@ from cryorbit.report.record import RunRecord
 # Prefix of a reading's columns, and how the page calls it.
 READINGS = {
     "": "Written to the file",
-    "orbit_": "Read from the orbits",
+    "orbit_": "Aligned",
+    "latent_": "Read from latent orbits",
     "plane_": "Paper's plane formula",
 }
 DETECTORS = {

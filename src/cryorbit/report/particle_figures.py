@@ -107,7 +107,7 @@ def histograms(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     figure = new_figure(11.0, 3.8)
     panels = figure.subplots(1, 3)
     _scores(panels[0], run, truth)
-    deviations = {"orbits": run.column("orbit_psi_std_deg"), "plane": run.column("plane_psi_std_deg")}
+    deviations = {"orbits": run.column("latent_psi_std_deg"), "plane": run.column("plane_psi_std_deg")}
     _deviations(panels[1], {label: values[run.kept] for label, values in deviations.items()})
     defoci = {label: values[run.kept] for label, values in _defocus_columns(run, truth).items()}
     _defoci(panels[2], defoci)
@@ -126,7 +126,7 @@ def histograms(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
 
 def _defocus_columns(run: RunRecord, truth: Truth | None) -> dict[str, FloatArray]:
     """Every opinion of the defocus by its name; the one that was written is marked."""
-    columns = {"orbits": "orbit_defocus_um", "plane": "plane_defocus_um", "input file": "file_defocus_um"}
+    columns = {"orbits": "latent_defocus_um", "plane": "plane_defocus_um", "input file": "file_defocus_um"}
     written = run.column("defocus_um")
     found = {}
     for label, column in columns.items():

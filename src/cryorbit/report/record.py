@@ -84,8 +84,10 @@ class RunRecord:
 
     @property
     def reading(self) -> str:
-        """Column prefix of the reading whose angles were written: the orbits', or that of the paper's plane."""
-        return "plane_" if self.fact("chart", "read") == "pca" else "orbit_"
+        """Column prefix of the reading whose angles were written: aligned, of latent orbits, or of the paper's plane."""
+        if "orbit_psi_deg" in self.estimates:
+            return "orbit_"
+        return "plane_" if self.fact("chart", "read") == "pca" else "latent_"
 
     @property
     def isotropy_order(self) -> int:

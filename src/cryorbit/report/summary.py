@@ -154,7 +154,7 @@ def _plane(run: RunRecord) -> str:
     remedy = (
         "Columns named after the plane are kept for comparison only; the written angles are read from the whole "
         "orbits, which do not need that plane."
-        if run.reading == "orbit_"
+        if run.reading != "plane_"
         else "The written angles are of this kind, as the configuration asked (chart = pca): do not use them."
     )
     return (

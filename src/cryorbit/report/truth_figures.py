@@ -22,7 +22,7 @@ from cryorbit.report.drawing import (
 )
 from cryorbit.report.record import RunRecord
 
-BOTH_READINGS = ("orbit_", "plane_")
+BOTH_READINGS = ("latent_", "plane_")
 NO_TRUTH = "No truth was given, so estimates cannot be compared with it."
 CURVE_POINTS = 1000
 WIDEST_SIGMAS = 6.0

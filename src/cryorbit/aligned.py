@@ -1,0 +1,240 @@
+"""Alignment as a step of a run: which settings it takes from the configuration, what it says, what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cryorbit.alignment.learn import settings_for
+from cryorbit.alignment.orbit import Alignment, ClassAverage, ParticlePoses, align
+from cryorbit.alignment.reader import RingReader
+from cryorbit.config import RunConfig
+from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.estimation.outliers import FEWEST_PARTICLES, ImageEvidence
+from cryorbit.io.mrc import write_image
+from cryorbit.io.runs import read_table, write_table
+from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
+from cryorbit.particles import ParticleTable
+from cryorbit.preprocessing.dataset import PreparedImages
+from cryorbit.preprocessing.normalise import intensity_statistics
+from cryorbit.results import resolve_prior
+
+# A little beyond 0.3 to 4 um, so that a defocus at the end of that has room for its error.
+SEARCHED_DEFOCUS_um = (0.2, 4.2)
+SNR_SAMPLE = 500
+POSES = "alignment.parquet"
+AVERAGE = "average.mrc"
+AVERAGE_FRC = "average_frc.csv"
+# Typical deviation of the angle above which it is said not to be known: a sixth of what a guess has.
+UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 6
+# Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
+CLEAR_LEAD_NATS = 10.0
+CAREFUL_LEAD_NATS = 3.0
+
+
+@dataclass(frozen=True)
+class LatentHint:
+    """What the latent space says of each particle: its probability to be one, its angle; None where nothing."""
+
+    particle_probability: FloatArray | None
+    psi_deg: FloatArray | None
+
+
+@dataclass(frozen=True)
+class AlignmentOutcome:
+    """An alignment as a run keeps it.
+
+    Attributes
+    ----------
+    poses
+        Of every particle.
+    average
+        Of all; None where there were too few particles.
+    facts, warnings
+        For ``run.json`` and the user.
+    """
+
+    poses: ParticlePoses
+    average: ClassAverage | None
+    facts: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def signal_to_noise(images: PreparedImages, seed: int) -> float:
+    """Variance of the signal within the particle's disc over that of the background, from a sample."""
+    if images.info.noise_free:
+        return float("inf")
+    rows = np.random.default_rng(seed).permutation(len(images))[:SNR_SAMPLE]
+    statistics = intensity_statistics(images.read(np.sort(rows).astype(np.int64)), images.info.particle_radius_px)
+    return float(np.mean(statistics.disc_std**2) / np.mean(statistics.background_std**2) - 1.0)
+
+
+def align_table(
+    particles: ParticleTable,
+    images: PreparedImages,
+    config: RunConfig,
+    latent: LatentHint | None,
+    progress: Callable[[int, int, str], None],
+) -> AlignmentOutcome:
+    """Align the particles of a table as a configuration says.
+
+    Parameters
+    ----------
+    particles, images
+        In one order.
+    config
+        Of the run.
+    latent
+        What the latent space says of them, where there is one.
+    progress
+        Told of particles done, of all, and what is going on.
+    """
+    n, prior = len(particles), resolve_prior(particles, config.estimation)
+    searched = config.estimation.defocus_range_um or SEARCHED_DEFOCUS_um
+    facts: dict[str, Any] = {
+        "prior": prior, "searched_um": list(searched), "box_size": images.info.box_size,
+        "pixel_size_A": images.info.pixel_size_A,
+    }  # fmt: skip
+    if n < FEWEST_PARTICLES:
+        poses = unknown_poses(particles, prior, searched)
+        facts |= {"identifiable": False, "isotropy_order": 1, "learnt_from": 0}
+        few = (
+            f"{n} particle{'s are' if n > 1 else ' is'} too few to learn an average from (expected {FEWEST_PARTICLES} "
+            "or more)"
+        )
+        return AlignmentOutcome(poses, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
+    device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
+    reader = RingReader(particles, images, prior, searched, device)
+    snr = signal_to_noise(images, config.seed)
+    settings = settings_for(snr, config.seed, config.alignment.starts)
+    hint = latent or LatentHint(None, None)
+    found = align(
+        reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress,
+    )  # fmt: skip
+    facts |= _facts(found, reader, snr)
+    return AlignmentOutcome(found.poses, found.average, facts, tuple(_warnings(found, facts, particles, prior)))
+
+
+def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
+    poses = found.poses
+    pixel_size = reader.images.info.pixel_size_A
+    supported = poses.evidence.likelihood_ratio > 0.5 * poses.evidence.promise
+    middle = supported if supported.any() else np.ones(len(poses), dtype=bool)
+    typical = float(np.median(poses.psi_std_deg[middle])) * found.isotropy_order
+    frequency = found.average.spatial_frequency_per_A
+    return {
+        "identifiable": bool(typical < UNIDENTIFIABLE_DEG and supported.mean() > 0.02),
+        "isotropy_order": found.isotropy_order, "learnt_from": found.learnt_from, "snr": snr,
+        "rings": len(frequency), "finest_A": float(1 / frequency[-1]), "resolution_A": found.average.resolution_A,
+        "shift_spread_A": found.shift_spread_px * pixel_size, "supported": float(supported.mean()),
+        "rival_nats": found.rival_nats if np.isfinite(found.rival_nats) else None,
+        "noise": found.noise.tolist(), "optics_groups": len(reader.groups.optics),
+        "limits": {
+            "psi_deg": _rms(poses.psi_limit_deg[middle]), "defocus_um": _rms(poses.defocus_limit_um[middle]),
+            "origin_A": _rms(poses.shift_limit_px[middle]) * pixel_size,
+        },
+    }  # fmt: skip
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable, prior: str) -> list[str]:
+    said = []
+    if not facts["identifiable"]:
+        said.append(
+            "No in-plane angle can be known: no angle of the average fits the images much better than another, as "
+            "with a round particle, or with images that show no common particle. The deviations say so."
+        )
+    elif found.isotropy_order > 1:
+        said.append(
+            f"The average looks the same after a turn of 360/{found.isotropy_order} degrees: angles are known modulo "
+            f"{360 / found.isotropy_order:g} degrees."
+        )
+    if facts["supported"] < 0.5:
+        said.append(
+            f"Only {100 * facts['supported']:.0f} % of the images look like the average of the set: most are junk, or "
+            "several views are mixed. Classify the particles first."
+        )
+    if not np.isfinite(particles.imaging.voltage_kV).all():
+        said.append(
+            f"{particles.name}: gives no voltage (_rlnVoltage) for some or all particles: 300 kV, Cs 2.7 mm and "
+            "amplitude contrast 0.1 were assumed, on which the defoci depend."
+        )
+    if prior == "blind" and found.rival_nats < CLEAR_LEAD_NATS:
+        said.append(
+            "The defoci are ambiguous: another solution, with all of them moved together, fits as well to within "
+            f"{found.rival_nats:.1f} nats. Defoci that hardly differ do not tell: give --defocus-prior micrograph."
+        )
+    return said
+
+
+def unknown_poses(particles: ParticleTable, prior: str, searched_um: tuple[float, float]) -> ParticlePoses:
+    """Poses that say that nothing is known."""
+    n = len(particles)
+    low, high = searched_um
+    defocus, std = np.full(n, 0.5 * (low + high)), np.full(n, (high - low) / np.sqrt(12.0))
+    if prior == "given":
+        defocus, std = particles.defocus_A / ANGSTROM_PER_UM, np.zeros(n)
+    nan, zero = np.full(n, np.nan), np.zeros(n)
+    return ParticlePoses(
+        psi_deg=zero, psi_std_deg=np.full(n, UNKNOWN_ANGLE_STD_DEG), shift_px=np.zeros((n, 2)), shift_std_px=nan,
+        defocus_um=defocus, defocus_std_um=std, mode_probability=zero, amplitude=nan, amplitude_std=nan,
+        residual=np.full((n, 1), np.nan), evidence=ImageEvidence(nan, nan, nan, nan, nan, nan), psi_limit_deg=nan,
+        shift_limit_px=nan, defocus_limit_um=nan,
+    )  # fmt: skip
+
+
+def save_outcome(folder: Path, outcome: AlignmentOutcome) -> None:
+    """Write ``alignment.parquet``, ``average.mrc`` and ``average_frc.csv`` into a run folder."""
+    write_table(folder / POSES, _table(outcome.poses))
+    if outcome.average is not None:
+        average = outcome.average
+        write_image(folder / AVERAGE, average.image, average.pixel_size_A)
+        frequency = average.spatial_frequency_per_A
+        frame = pd.DataFrame({
+            "ring": np.arange(1, len(frequency) + 1), "spatial_frequency_per_A": frequency,
+            "resolution_A": 1 / frequency, "frc": average.frc,
+        })  # fmt: skip
+        write_table(folder / AVERAGE_FRC, frame)
+
+
+def _table(poses: ParticlePoses) -> pd.DataFrame:
+    columns: dict[str, FloatArray] = {}
+    for field in fields(ParticlePoses):
+        values = getattr(poses, field.name)
+        if field.name == "evidence":
+            columns |= {f"evidence_{part.name}": getattr(values, part.name) for part in fields(ImageEvidence)}
+        elif values.ndim == 2:
+            columns |= {f"{field.name}_{number}": values[:, number] for number in range(values.shape[1])}
+        else:
+            columns[field.name] = values
+    return pd.DataFrame(columns)
+
+
+def load_poses(folder: Path) -> ParticlePoses:
+    """Read what :func:`save_outcome` wrote.
+
+    Raises
+    ------
+    RunFolderError
+        If it is missing or damaged.
+    """
+    frame = read_table(folder / POSES)
+
+    def column(name: str) -> FloatArray:
+        if name in frame:
+            return frame[name].to_numpy(dtype=np.float64)
+        wide = [other for other in frame.columns if other.rpartition("_")[0] == name and other[-1].isdigit()]
+        return frame[wide].to_numpy(dtype=np.float64)
+
+    evidence = ImageEvidence(**{part.name: column(f"evidence_{part.name}") for part in fields(ImageEvidence)})
+    names = [field.name for field in fields(ParticlePoses) if field.name != "evidence"]
+    return ParticlePoses(**{name: column(name) for name in names}, evidence=evidence)

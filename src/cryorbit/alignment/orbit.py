@@ -1,0 +1,293 @@
+"""Orbit alignment of a whole data set: learn from a sample, then stream all other particles past the average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryorbit.alignment.average import BATCH, Geometry, State, mean_noise, refined, sums_of
+from cryorbit.alignment.evidence import Evidence, examine, particle_probability
+from cryorbit.alignment.images import RingImages
+from cryorbit.alignment.learn import Learned, LearnSettings, learn
+from cryorbit.alignment.limits import limits_at
+from cryorbit.alignment.locate import Located, Model, locate
+from cryorbit.alignment.polar import to_samples
+from cryorbit.alignment.reader import RingReader
+from cryorbit.alignment.templates import AverageSums, order_weight
+from cryorbit.conventions import FloatArray, wrap_deg
+from cryorbit.estimation.outliers import ImageEvidence
+from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
+
+# Particles that the average is learnt from: all of a small set; more would hardly sharpen what turns are judged by.
+SAMPLE = 5000
+CHUNK = 1000
+# The average may reach a little beyond the particle's nominal radius.
+RADIUS_MARGIN = 1.08
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ParticlePoses:
+    """What an alignment says of every particle; arrays of shape (n,) but for the last.
+
+    Attributes
+    ----------
+    psi_deg, psi_std_deg
+        Angle, and its circular standard deviation over all modes; modulo 360 / n for an isotropy order of n.
+    shift_px, shift_std_px
+        Position in the box, in pixels of the aligned images, shape (n, 2), and its deviation along one axis.
+    defocus_um, defocus_std_um
+        Mean over directions.
+    mode_probability
+        Share of the best angle among all that are possible.
+    amplitude, amplitude_std
+        Strength of the average in the image.
+    residual
+        Power of what is left over that of the noise, from the centre of Fourier space outwards, shape (n, bands).
+    evidence
+        What outliers are judged by.
+    psi_limit_deg, shift_limit_px, defocus_limit_um
+        Cramer-Rao bounds at each particle's defocus.
+    """
+
+    psi_deg: FloatArray
+    psi_std_deg: FloatArray
+    shift_px: FloatArray
+    shift_std_px: FloatArray
+    defocus_um: FloatArray
+    defocus_std_um: FloatArray
+    mode_probability: FloatArray
+    amplitude: FloatArray
+    amplitude_std: FloatArray
+    residual: FloatArray
+    evidence: ImageEvidence
+    psi_limit_deg: FloatArray
+    shift_limit_px: FloatArray
+    defocus_limit_um: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.psi_deg)
+
+    @classmethod
+    def in_order(cls, parts: list[ParticlePoses], rows: list[NDArray[np.int64]]) -> ParticlePoses:
+        """Parts of a data set put together in row order."""
+        order = np.concatenate(rows).argsort()
+
+        def joined(name: str) -> FloatArray:
+            return np.concatenate([getattr(part, name) for part in parts])[order]
+
+        evidence = ImageEvidence(**{
+            field.name: np.concatenate([getattr(part.evidence, field.name) for part in parts])[order]
+            for field in fields(ImageEvidence)
+        })  # fmt: skip
+        names = [field.name for field in fields(cls) if field.name != "evidence"]
+        return cls(**{name: joined(name) for name in names}, evidence=evidence)
+
+
+@dataclass(frozen=True)
+class ClassAverage:
+    """The average of all particles.
+
+    Attributes
+    ----------
+    image
+        Filtered by its own signal-to-noise ratio, shape (box, box).
+    pixel_size_A
+        Of the image.
+    spatial_frequency_per_A, frc
+        Fourier ring correlation of two halves that were aligned apart, by ring.
+    resolution_A
+        Where it falls below 0.143; that of the last ring where it does not.
+    particles
+        Sum of the weights.
+    """
+
+    image: FloatArray
+    pixel_size_A: float
+    spatial_frequency_per_A: FloatArray
+    frc: FloatArray
+    resolution_A: float
+    particles: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Result of aligning a data set.
+
+    Attributes
+    ----------
+    poses
+        Of every particle, in row order.
+    average
+        What they were compared with.
+    shift_spread_px, isotropy_order
+        Of the model.
+    rival_nats
+        Log-likelihood by which the best solution for all defoci together leads another; infinite where none was found.
+    noise
+        Variance of each optics group on each ring, shape (groups, rings).
+    learnt_from
+        Particles in the sample.
+    """
+
+    poses: ParticlePoses
+    average: ClassAverage
+    shift_spread_px: float
+    isotropy_order: int
+    rival_nats: float
+    noise: FloatArray
+    learnt_from: int
+
+
+def align(
+    reader: RingReader,
+    settings: LearnSettings,
+    prior_weight: FloatArray | None = None,
+    hint_psi_deg: FloatArray | None = None,
+    sample: int = SAMPLE,
+    progress: Progress = lambda _done, _total, _note: None,
+) -> Alignment:
+    """Align all particles of a table.
+
+    Parameters
+    ----------
+    reader
+        The particles.
+    settings
+        Of the first average.
+    prior_weight
+        Probability of each to be a particle, from elsewhere, shape (n,).
+    hint_psi_deg
+        Angles from elsewhere, for one start, shape (n,).
+    sample
+        Particles to learn from.
+    progress
+        Told of particles done, of all, and what is going on.
+    """
+    n = len(reader.particles)
+    chosen = np.arange(n)
+    if n > sample:
+        chosen = np.sort(np.random.default_rng(settings.seed).choice(n, sample, replace=False))
+    radius = RADIUS_MARGIN * reader.images.info.particle_radius_px
+    geometry = Geometry.of(reader.grid, min(radius, 0.5 * reader.grid.box_size), reader.device)
+    progress(0, n, "reading the sample")
+    images = reader.read(chosen)
+    learnt = learn(
+        images, geometry, settings,
+        None if prior_weight is None else torch.from_numpy(prior_weight[chosen]).float(),
+        None if hint_psi_deg is None else torch.from_numpy(np.radians(hint_psi_deg[chosen])).float(),
+        lambda note, part: progress(int(part * len(chosen)), n, note),
+    )  # fmt: skip
+    parts, rows = [_poses(images, learnt.model, learnt.located, learnt.evidence)], [chosen]
+    halves = list(learnt.halves)
+    progress(len(chosen), n, "")
+    rest = np.setdiff1d(np.arange(n), chosen)
+    del images
+    for start in range(0, len(rest), CHUNK):
+        now = rest[start : start + CHUNK]
+        found, sums = _others(reader.read(now), learnt, geometry, None if prior_weight is None else prior_weight[now])
+        parts.append(found)
+        rows.append(now)
+        halves = [old + new for old, new in zip(halves, sums, strict=True)]
+        progress(len(chosen) + start + len(now), n, "")
+    poses = ParticlePoses.in_order(parts, rows)
+    return Alignment(
+        poses, class_average(reader, geometry, learnt.model, halves), learnt.model.shift_spread_px,
+        learnt.model.isotropy_order, learnt.start.rival_nats, learnt.model.noise.double().cpu().numpy(), len(chosen),
+    )  # fmt: skip
+
+
+def _others(
+    images: RingImages, learnt: Learned, geometry: Geometry, prior_weight: FloatArray | None
+) -> tuple[ParticlePoses, list[AverageSums]]:
+    """Poses of particles that the average was not learnt from, and their sums for the two halves."""
+    model = learnt.model
+    located = locate(images, model)
+    state = State(located.poses, located.mode_probability, model.noise, model.shift_spread_px)
+    poses = refined(images, state, model.template, steps=2, own=False)
+    located = replace(located, poses=poses)
+    evidence, order = [], []
+    for rows, batch in images.batches(model.noise, model.shift_spread_px, BATCH, model.template.rings):
+        evidence.append(examine(batch, model.template, poses.of_rows(rows), geometry))
+        order.append(rows)
+    judged = Evidence.concatenate(evidence).of_rows(torch.cat(order).argsort())
+    weight = located.mode_probability * particle_probability(judged)
+    if prior_weight is not None:
+        weight = weight * torch.from_numpy(prior_weight).to(weight)
+    noise = mean_noise(images, model.noise)
+    sums = []
+    for parity, half in enumerate(learnt.halves):
+        rows = torch.arange(parity, len(images), 2, device=images.device)
+        part = images.of_rows(rows)
+        own = State(poses.of_rows(rows), weight[rows], model.noise, model.shift_spread_px)
+        template = geometry.template(half, noise, images.grid.rings)
+        apart = replace(own, poses=refined(part, own, template, steps=1, own=False))
+        sums.append(sums_of(part, apart, images.grid.rings))
+    return _poses(images, model, located, judged), sums
+
+
+def _poses(images: RingImages, model: Model, located: Located, evidence: Evidence) -> ParticlePoses:
+    poses, order = located.poses, model.isotropy_order
+    covariance = poses.covariance.double()
+    resultant = located.resultant.double() * torch.exp(-0.5 * order**2 * covariance[:, 0, 0])
+    std = torch.sqrt(-2 * torch.log(resultant.clamp(1e-12, 1))) / order
+    limit = {name: torch.zeros(len(images)) for name in ("psi_rad", "shift_px", "defocus_limit_um")}
+    for number, transfer in enumerate(images.transfers):
+        rows = torch.nonzero(images.group == number).flatten()
+        if len(rows):
+            bound = limits_at(poses.defocus_um[rows], model.template, model.noise[number], transfer)
+            for name, values in limit.items():
+                values[rows.cpu()] = getattr(bound, name).cpu()
+    return ParticlePoses(
+        psi_deg=wrap_deg(np.degrees(_array(poses.psi)), 360.0 / order),
+        psi_std_deg=np.minimum(np.degrees(_array(std)), UNKNOWN_ANGLE_STD_DEG / order),
+        shift_px=_array(poses.shift),
+        shift_std_px=np.sqrt(_array(0.5 * (covariance[:, 1, 1] + covariance[:, 2, 2]))),
+        defocus_um=_array(poses.defocus_um),
+        defocus_std_um=np.sqrt(_array(poses.defocus_variance_um2)),
+        mode_probability=_array(located.mode_probability),
+        amplitude=_array(evidence.amplitude),
+        amplitude_std=_array(evidence.amplitude_std),
+        residual=_array(evidence.residual),
+        evidence=evidence.judged(),
+        psi_limit_deg=np.degrees(_array(limit["psi_rad"])),
+        shift_limit_px=_array(limit["shift_px"]),
+        defocus_limit_um=_array(limit["defocus_limit_um"]),
+    )
+
+
+def _array(values: Tensor) -> FloatArray:
+    return values.detach().cpu().double().numpy()
+
+
+def ring_correlation(halves: list[AverageSums], geometry: Geometry) -> FloatArray:
+    """Fourier ring correlation of two sums within the particle's radius, shape (rings,)."""
+    weight = order_weight(geometry.grid.orders).to(halves[0].power.device)
+    first, second = (half.numerator * geometry.limit / half.power.clamp(min=1e-6)[:, None] for half in halves)
+    cross = (first * second.conj()).real @ weight
+    norm = (first.abs().square() @ weight) * (second.abs().square() @ weight)
+    return _array(cross / norm.sqrt().clamp(min=1e-30))
+
+
+FRC_THRESHOLD = 0.143
+
+
+def class_average(reader: RingReader, geometry: Geometry, model: Model, halves: list[AverageSums]) -> ClassAverage:
+    """Average of two halves together, filtered, as an image."""
+    grid = geometry.grid
+    counts = torch.from_numpy(np.bincount(reader.groups.group, minlength=len(model.noise))).to(model.noise)
+    noise = (counts @ model.noise) / counts.sum()
+    template = geometry.template(halves[0] + halves[1], noise, grid.rings)
+    image = reader.transform.image(to_samples(template.harmonics, grid.angles)[None])[0]
+    frequency = _array(grid.radius) / (grid.box_size * reader.images.info.pixel_size_A)
+    frc = ring_correlation(halves, geometry)
+    below = np.flatnonzero(frc < FRC_THRESHOLD)
+    last = frequency[below[0]] if len(below) else frequency[-1]
+    particles = halves[0].particles + halves[1].particles
+    return ClassAverage(_array(image), reader.images.info.pixel_size_A, frequency, frc, float(1 / last), particles)
