@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from cryorbit.alignment.learn import settings_for
+from cryorbit.alignment.limits import Limits
 from cryorbit.alignment.orbit import Alignment, ClassAverage, ParticlePoses, align
 from cryorbit.alignment.reader import RingReader
 from cryorbit.config import RunConfig
@@ -31,6 +32,7 @@ SNR_SAMPLE = 500
 POSES = "alignment.parquet"
 AVERAGE = "average.mrc"
 AVERAGE_FRC = "average_frc.csv"
+LIMITS = "limits.csv"
 # Typical deviation of the angle above which it is said not to be known: a sixth of what a guess has.
 UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 6
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
@@ -56,12 +58,15 @@ class AlignmentOutcome:
         Of every particle.
     average
         Of all; None where there were too few particles.
+    limits
+        What the data allow; None likewise.
     facts, warnings
         For ``run.json`` and the user.
     """
 
     poses: ParticlePoses
     average: ClassAverage | None
+    limits: Limits | None
     facts: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -108,7 +113,7 @@ def align_table(
             f"{n} particle{'s are' if n > 1 else ' is'} too few to learn an average from (expected {FEWEST_PARTICLES} "
             "or more)"
         )
-        return AlignmentOutcome(poses, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
+        return AlignmentOutcome(poses, None, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
     reader = RingReader(particles, images, prior, searched, device)
     snr = signal_to_noise(images, config.seed)
@@ -118,7 +123,9 @@ def align_table(
         reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress,
     )  # fmt: skip
     facts |= _facts(found, reader, snr)
-    return AlignmentOutcome(found.poses, found.average, facts, tuple(_warnings(found, facts, particles, prior)))
+    return AlignmentOutcome(
+        found.poses, found.average, found.limits, facts, tuple(_warnings(found, facts, particles, prior))
+    )
 
 
 def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
@@ -193,7 +200,7 @@ def unknown_poses(particles: ParticleTable, prior: str, searched_um: tuple[float
 
 
 def save_outcome(folder: Path, outcome: AlignmentOutcome) -> None:
-    """Write ``alignment.parquet``, ``average.mrc`` and ``average_frc.csv`` into a run folder."""
+    """Write ``alignment.parquet``, ``average.mrc``, ``average_frc.csv`` and ``limits.csv`` into a run folder."""
     write_table(folder / POSES, _table(outcome.poses))
     if outcome.average is not None:
         average = outcome.average
@@ -204,6 +211,19 @@ def save_outcome(folder: Path, outcome: AlignmentOutcome) -> None:
             "resolution_A": 1 / frequency, "frc": average.frc,
         })  # fmt: skip
         write_table(folder / AVERAGE_FRC, frame)
+    if outcome.limits is not None:
+        write_table(folder / LIMITS, _limits_table(outcome.limits, float(outcome.facts["pixel_size_A"])))
+
+
+def _limits_table(limits: Limits, pixel_size_A: float) -> pd.DataFrame:
+    def values(tensor: torch.Tensor) -> FloatArray:
+        return tensor.double().cpu().numpy()
+
+    return pd.DataFrame({
+        "defocus_um": values(limits.defocus_um).round(6), "psi_limit_deg": np.degrees(values(limits.psi_rad)),
+        "origin_limit_A": values(limits.shift_px) * pixel_size_A,
+        "defocus_limit_um": values(limits.defocus_limit_um), "expected_nats": values(limits.nats),
+    })  # fmt: skip
 
 
 def _table(poses: ParticlePoses) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from cryorbit.alignment.average import BATCH, Geometry, State, mean_noise, refin
 from cryorbit.alignment.evidence import Evidence, examine, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.learn import Learned, LearnSettings, learn
-from cryorbit.alignment.limits import limits_at
+from cryorbit.alignment.limits import Limits, limits_at
 from cryorbit.alignment.locate import Located, Model, locate
 from cryorbit.alignment.polar import to_samples
 from cryorbit.alignment.reader import RingReader
@@ -26,6 +26,7 @@ from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 # Particles that the average is learnt from: all of a small set; more would hardly sharpen what turns are judged by.
 SAMPLE = 5000
 CHUNK = 1000
+LIMITS_STEP_um = 0.1
 # The average may reach a little beyond the particle's nominal radius.
 RADIUS_MARGIN = 1.08
 
@@ -134,6 +135,8 @@ class Alignment:
         Variance of each optics group on each ring, shape (groups, rings).
     learnt_from
         Particles in the sample.
+    limits
+        What the data allow, over the range of defoci, for the largest optics group.
     """
 
     poses: ParticlePoses
@@ -143,6 +146,7 @@ class Alignment:
     rival_nats: float
     noise: FloatArray
     learnt_from: int
+    limits: Limits
 
 
 def align(
@@ -200,7 +204,16 @@ def align(
     return Alignment(
         poses, class_average(reader, geometry, learnt.model, halves), learnt.model.shift_spread_px,
         learnt.model.isotropy_order, learnt.start.rival_nats, learnt.model.noise.double().cpu().numpy(), len(chosen),
+        _limits(reader, learnt.model),
     )  # fmt: skip
+
+
+def _limits(reader: RingReader, model: Model) -> Limits:
+    """What the data allow by defocus, for the largest optics group."""
+    largest = int(np.bincount(reader.groups.group).argmax())
+    low, high = reader.defocus_range_um
+    values = torch.arange(low, high + 1e-6, LIMITS_STEP_um, device=reader.device)
+    return limits_at(values, model.template, model.noise[largest], reader.transfers[largest])
 
 
 def _others(
