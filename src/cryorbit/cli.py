@@ -413,11 +413,9 @@ def _limits_text(folder: Path) -> str:
     table = pd.read_csv(path)
     rows = table[(table["defocus_um"] / 0.5 % 1).round(6) % 1 == 0]
     lines = [f"{'defocus':>10s}{'angle':>12s}{'shift':>10s}{'defocus':>13s}{'nats':>8s}"]
-    lines += [
-        f"{row.defocus_um:8.1f} um{row.psi_limit_deg:8.3f} deg{row.origin_limit_A:8.2f} A{row.defocus_limit_um:10.4f} um"
-        f"{row.expected_nats:8.0f}"
-        for row in rows.itertuples()
-    ]
+    for row in rows.itertuples():
+        angle, shift = f"{row.psi_limit_deg:8.3f} deg", f"{row.origin_limit_A:8.2f} A"
+        lines.append(f"{row.defocus_um:7.1f} um{angle}{shift}{row.defocus_limit_um:10.4f} um{row.expected_nats:8.0f}")
     return "\n".join([*lines, f"All of it: {path}"])
 
 

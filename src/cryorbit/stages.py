@@ -36,7 +36,6 @@ from cryorbit.preprocessing.dataset import (
 )
 from cryorbit.progress import Observer
 from cryorbit.training.checkpoint import BEST, load_autoencoder
-from cryorbit.training.loop import train
 
 STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
 # What only the latent space needs.
@@ -124,6 +123,7 @@ class Job:
 
     def train(self) -> dict[str, Any]:
         """Train the VAE-GAN."""
+        from cryorbit.training.loop import train  # slow to import, and alignment does without
 
         def report(epoch: int, epochs: int, terms: Mapping[str, float]) -> None:
             self.observer.advance(

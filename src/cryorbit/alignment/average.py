@@ -8,54 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorbit.alignment.evidence import Evidence, judge
 from cryorbit.alignment.images import RingImages
-from cryorbit.alignment.polar import PolarGrid, squared
-from cryorbit.alignment.refine import OwnPart, Poses, accumulate, in_average_frame, in_frame, refine
+from cryorbit.alignment.polar import squared
+from cryorbit.alignment.refine import OwnPart, Poses, accumulate, in_average_frame, in_frame, refine_and_compare
 from cryorbit.alignment.templates import (
     AverageSums,
+    Geometry,
     Template,
-    make_template,
-    noise_by_order,
-    order_limit,
     order_weight,
 )
 
 BATCH = 32
 # Images that suffice for the noise of a group: its error is then far below a percent.
 NOISE_SAMPLE = 640
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What stays the same throughout an alignment.
-
-    Attributes
-    ----------
-    grid
-        Where the rings are.
-    noise_orders
-        Power of each harmonic for white noise of variance 1 in a pixel, shape (rings, orders).
-    limit
-        1 for the orders that a particle has, shape (rings, orders).
-    """
-
-    grid: PolarGrid
-    noise_orders: Float[Tensor, "rings orders"]
-    limit: Float[Tensor, "rings orders"]
-
-    @classmethod
-    def of(cls, grid: PolarGrid, particle_radius_px: float, device: torch.device | str = "cpu") -> Geometry:
-        """Geometry for particles of a radius."""
-        return cls(grid, noise_by_order(grid).to(device), order_limit(grid, particle_radius_px).to(device))
-
-    @property
-    def noise_power(self) -> float:
-        """Mean power around a ring for white noise of variance 1 in a pixel."""
-        return float(self.noise_orders[0] @ order_weight(self.grid.orders).to(self.noise_orders.device))
-
-    def template(self, sums: AverageSums, noise: Float[Tensor, " rings"], rings: int) -> Template:
-        """Wiener-filtered average on the innermost rings."""
-        return make_template(sums, noise, self.noise_orders, self.limit, self.grid.box_size).inner(rings)
 
 
 @dataclass(frozen=True)
@@ -131,23 +97,31 @@ def recentre(poses: Poses, weight: Float[Tensor, " n"]) -> Poses:
     return Poses(poses.psi, shift, *poses.fields()[2:])
 
 
-def improved(images: RingImages, state: State, geometry: Geometry, rings: int, steps: int) -> tuple[State, Template]:
+def improved(
+    images: RingImages, state: State, geometry: Geometry, rings: int, steps: int
+) -> tuple[State, Template, Evidence]:
     """One round: average, noise, average again with that noise, and every image's pose against all others."""
     sums = sums_of(images, state, rings)
     template = geometry.template(sums, mean_noise(images, state.noise), rings)
     noise = measured_noise(images, state, template, geometry)
     state = State(state.poses, state.weight, noise, state.shift_spread_px)
     template = geometry.template(sums, mean_noise(images, noise), rings)
-    poses = refined(images, state, template, steps, own=True)
-    return State(recentre(poses, state.weight), state.weight, noise, state.shift_spread_px), template
+    poses, evidence = refined(images, state, template, geometry, steps, own=True)
+    state = State(recentre(poses, state.weight), state.weight, noise, state.shift_spread_px)
+    return state, template, evidence
 
 
-def refined(images: RingImages, state: State, template: Template, steps: int, own: bool) -> Poses:
-    """Refine every image, taking its own part out of the average where it is in it."""
-    parts, order = [], []
+def refined(
+    images: RingImages, state: State, template: Template, geometry: Geometry, steps: int, own: bool
+) -> tuple[Poses, Evidence]:
+    """Refine every image, taking its own part out of the average where it is in it, and judge the result."""
+    parts, judged, order = [], [], []
     for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, template.rings):
         poses = state.poses.of_rows(rows)
         part = OwnPart(poses, state.weight[rows]) if own else None
-        parts.append(refine(batch, template, poses, images.grid, steps, part))
+        poses, found = refine_and_compare(batch, template, poses, images.grid, steps, part)
+        parts.append(poses)
+        judged.append(judge(batch, template, poses, found, geometry))
         order.append(rows)
-    return Poses.concatenate(parts).of_rows(torch.cat(order).argsort())
+    back = torch.cat(order).argsort()
+    return Poses.concatenate(parts).of_rows(back), Evidence.concatenate(judged).of_rows(back)

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import Geometry
 from cryorbit.alignment.polar import squared
-from cryorbit.alignment.refine import Batch, OwnPart, Poses, compare, in_average_frame
-from cryorbit.alignment.templates import Template
+from cryorbit.alignment.refine import Batch, Comparison, OwnPart, Poses, compare, in_average_frame
+from cryorbit.alignment.templates import Geometry, Template
 from cryorbit.estimation.outliers import ImageEvidence, evidence_log_odds, probability_of_log_odds
 
 # First ring of each band, as parts of the number of rings; the last band ends with the last ring.
@@ -90,7 +89,12 @@ def examine(batch: Batch, template: Template, poses: Poses, geometry: Geometry, 
     """
     batch = batch.inner(template.rings)
     harmonics = in_average_frame(batch, poses, geometry.grid, template.harmonics.shape[1])
-    found = compare(harmonics, template, batch, own, poses, geometry.grid)
+    return judge(batch, template, poses, compare(harmonics, template, batch, own, poses, geometry.grid), geometry)
+
+
+def judge(batch: Batch, template: Template, poses: Poses, found: Comparison, geometry: Geometry) -> Evidence:
+    """Evidence from a comparison that has been made already; see :func:`examine`."""
+    batch = batch.inner(template.rings)
     weight = batch.ring_weight()
     amplitude = batch.transfer.amplitude(poses.defocus_um)
     gain = (amplitude * found.correlation).sum(dim=1)

@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, Geometry, State, improved, mean_noise, recentre, refined, sums_of
-from cryorbit.alignment.evidence import Evidence, examine, particle_probability
+from cryorbit.alignment.average import State, improved, mean_noise, recentre, refined, sums_of
+from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.locate import Located, Model, locate, spread_of
-from cryorbit.alignment.refine import OwnPart
 from cryorbit.alignment.start import Start, first_state
-from cryorbit.alignment.templates import AverageSums, Template, order_weight
+from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
 
 # Share of particles with another angle nearly as likely above which the average is worth a second search.
 DOUBTFUL_SHARE = 0.02
@@ -129,13 +128,10 @@ def learn(
         model = model_of(images, everyone, geometry, min(FIRST_MODEL_RINGS, rings), spread)
         located, everyone = _everyone(images, model, weight)
     notify("refinement", 0.6)
-    everyone, template = improved(images, everyone, geometry, rings, steps=2)
-    evidence = examine_all(images, everyone, everyone, template, geometry)
+    everyone, _, evidence = improved(images, everyone, geometry, rings, steps=2)
     everyone = replace(everyone, weight=located.mode_probability * weight * particle_probability(evidence))
     notify("junk weighed", 0.75)
-    entered = everyone
-    everyone, template = improved(images, everyone, geometry, rings, steps=1)
-    evidence = examine_all(images, everyone, replace(entered, noise=everyone.noise), template, geometry)
+    everyone, template, evidence = improved(images, everyone, geometry, rings, steps=1)
     notify("halves", 0.9)
     halves = independent_halves(images, everyone, geometry)
     model = Model(geometry, template, everyone.noise, everyone.shift_spread_px)
@@ -163,16 +159,6 @@ def model_of(images: RingImages, state: State, geometry: Geometry, rings: int, s
     return Model(geometry, template, state.noise, spread_px)
 
 
-def examine_all(images: RingImages, state: State, entered: State, template: Template, geometry: Geometry) -> Evidence:
-    """Evidence of all images at the poses of ``state``, less what they put into the average as ``entered``."""
-    parts, order = [], []
-    for rows, batch in images.batches(entered.noise, state.shift_spread_px, BATCH, template.rings):
-        own = OwnPart(entered.poses.of_rows(rows), entered.weight[rows])
-        parts.append(examine(batch, template, state.poses.of_rows(rows), geometry, own))
-        order.append(rows)
-    return Evidence.concatenate(parts).of_rows(torch.cat(order).argsort())
-
-
 def independent_halves(images: RingImages, state: State, geometry: Geometry) -> tuple[AverageSums, AverageSums]:
     """Sums of two halves, each aligned once more to its own average only.
 
@@ -186,7 +172,7 @@ def independent_halves(images: RingImages, state: State, geometry: Geometry) -> 
         own = State(state.poses.of_rows(rows), state.weight[rows], state.noise, state.shift_spread_px)
         template = geometry.template(sums_of(part, own, images.grid.rings), mean_noise(images, state.noise),
                                      images.grid.rings)  # fmt: skip
-        apart = replace(own, poses=refined(part, own, template, steps=1, own=True))
+        apart = replace(own, poses=refined(part, own, template, geometry, steps=1, own=True)[0])
         sums.append(sums_of(part, apart, images.grid.rings))
     return sums[0], sums[1]
 

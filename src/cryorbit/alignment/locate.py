@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryorbit.alignment.average import Geometry
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses, refine
 from cryorbit.alignment.search import CircleSearch, shift_grid
-from cryorbit.alignment.templates import Template
+from cryorbit.alignment.templates import Geometry, Template
 
 # Expected log-likelihood of the right pose over none that the search should have, and the rings it may take for it.
 SEARCH_NATS = 30.0

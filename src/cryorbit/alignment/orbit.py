@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, Geometry, State, mean_noise, refined, sums_of
-from cryorbit.alignment.evidence import Evidence, examine, particle_probability
+from cryorbit.alignment.average import State, mean_noise, refined, sums_of
+from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.learn import Learned, LearnSettings, learn
 from cryorbit.alignment.limits import Limits, limits_at
 from cryorbit.alignment.locate import Located, Model, locate
 from cryorbit.alignment.polar import to_samples
 from cryorbit.alignment.reader import RingReader
-from cryorbit.alignment.templates import AverageSums, order_weight
+from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.estimation.outliers import ImageEvidence
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
@@ -223,13 +223,8 @@ def _others(
     model = learnt.model
     located = locate(images, model)
     state = State(located.poses, located.mode_probability, model.noise, model.shift_spread_px)
-    poses = refined(images, state, model.template, steps=2, own=False)
+    poses, judged = refined(images, state, model.template, geometry, steps=2, own=False)
     located = replace(located, poses=poses)
-    evidence, order = [], []
-    for rows, batch in images.batches(model.noise, model.shift_spread_px, BATCH, model.template.rings):
-        evidence.append(examine(batch, model.template, poses.of_rows(rows), geometry))
-        order.append(rows)
-    judged = Evidence.concatenate(evidence).of_rows(torch.cat(order).argsort())
     weight = located.mode_probability * particle_probability(judged)
     if prior_weight is not None:
         weight = weight * torch.from_numpy(prior_weight).to(weight)
@@ -240,7 +235,7 @@ def _others(
         part = images.of_rows(rows)
         own = State(poses.of_rows(rows), weight[rows], model.noise, model.shift_spread_px)
         template = geometry.template(half, noise, images.grid.rings)
-        apart = replace(own, poses=refined(part, own, template, steps=1, own=False))
+        apart = replace(own, poses=refined(part, own, template, geometry, steps=1, own=False)[0])
         sums.append(sums_of(part, apart, images.grid.rings))
     return _poses(images, model, located, judged), sums
 

@@ -279,6 +279,18 @@ def refine(
     steps: int,
     own: OwnPart | None = None,
 ) -> Poses:
+    """Poses of :func:`refine_and_compare` alone."""
+    return refine_and_compare(batch, template, poses, grid, steps, own)[0]
+
+
+def refine_and_compare(
+    batch: Batch,
+    template: Template,
+    poses: Poses,
+    grid: PolarGrid,
+    steps: int,
+    own: OwnPart | None = None,
+) -> tuple[Poses, Comparison]:
     """Maximise the posterior of angle and shift by Newton steps, with the whole posterior of the defocus at each.
 
     Angle and shift do not couple with the defocus: the derivative of the average by turn or shift is orthogonal, ring
@@ -315,7 +327,10 @@ def refine(
         log_likelihood = defocus.log_likelihood - 0.5 * prior * poses.shift.square().sum(dim=1)
         if step == steps:
             covariance = torch.linalg.inv(hessian.double()).float()
-            return Poses(poses.psi, poses.shift, defocus.mean_um, covariance, defocus.variance_um2, log_likelihood)
+            found_poses = Poses(
+                poses.psi, poses.shift, defocus.mean_um, covariance, defocus.variance_um2, log_likelihood
+            )
+            return found_poses, found
         amplitude = batch.transfer.amplitude(defocus.mean_um, defocus.variance_um2) * ring_weight
         gradient = (amplitude[..., None] * found.gradient).sum(dim=(1, 2))
         gradient[:, 1:] -= prior * in_frame(poses.psi, poses.shift)

@@ -160,7 +160,8 @@ class CircleSearch:
         neighbourhood = max(2, angles // 40)
         values, found = self.defoci_um(batch), []
         best = by_angle.amax(dim=1)
-        mass = (scores.log_p - best[:, None, None, None]).exp_().sum(dim=(1, 2))
+        # The best defocus stands for all: what matters is how many angles and shifts do nearly as well.
+        mass = (scores.log_p.amax(dim=1) - best[:, None, None]).exp_().sum(dim=1)
         mass = mass / mass.sum(dim=1, keepdim=True)
         for _ in range(most):
             log_p, at = by_angle.max(dim=1)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, Geometry, State, improved, recentre
+from cryorbit.alignment.average import BATCH, State, improved, recentre
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses, in_average_frame
 from cryorbit.alignment.search import CircleSearch, shift_grid, template_energy
-from cryorbit.alignment.templates import AverageSums, order_weight
+from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
 
 FIRST_RINGS = 12
 FIRST_IMAGES = 60
@@ -293,5 +293,5 @@ def first_state(
             blind = images.defocus.centre_um is None
             defocus, rival = defocus_by_gains(images, state, rings, generator, blind and rings >= GAIN_RINGS[1])
             state = replace(state, poses=replace(state.poses, defocus_um=defocus))
-        state, _ = improved(images, state, geometry, rings, steps=2)
+        state, _, _ = improved(images, state, geometry, rings, steps=2)
     return Start(state, evidence, rival)

@@ -206,3 +206,36 @@ def _smoothed(values: Tensor, inside: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(wide, (SMOOTHED_RINGS, SMOOTHED_ORDERS), stride=1)[0, 0]
 
     return total(values * inside) / total(inside).clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What stays the same throughout an alignment.
+
+    Attributes
+    ----------
+    grid
+        Where the rings are.
+    noise_orders
+        Power of each harmonic for white noise of variance 1 in a pixel, shape (rings, orders).
+    limit
+        1 for the orders that a particle has, shape (rings, orders).
+    """
+
+    grid: PolarGrid
+    noise_orders: Float[Tensor, "rings orders"]
+    limit: Float[Tensor, "rings orders"]
+
+    @classmethod
+    def of(cls, grid: PolarGrid, particle_radius_px: float, device: torch.device | str = "cpu") -> Geometry:
+        """Geometry for particles of a radius."""
+        return cls(grid, noise_by_order(grid).to(device), order_limit(grid, particle_radius_px).to(device))
+
+    @property
+    def noise_power(self) -> float:
+        """Mean power around a ring for white noise of variance 1 in a pixel."""
+        return float(self.noise_orders[0] @ order_weight(self.grid.orders).to(self.noise_orders.device))
+
+    def template(self, sums: AverageSums, noise: Float[Tensor, " rings"], rings: int) -> Template:
+        """Wiener-filtered average on the innermost rings."""
+        return make_template(sums, noise, self.noise_orders, self.limit, self.grid.box_size).inner(rings)
