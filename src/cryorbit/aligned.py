@@ -33,8 +33,8 @@ POSES = "alignment.parquet"
 AVERAGE = "average.mrc"
 AVERAGE_FRC = "average_frc.csv"
 LIMITS = "limits.csv"
-# Typical deviation of the angle above which it is said not to be known: a sixth of what a guess has.
-UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 6
+# Typical deviation of the angle above which it is said not to be known: a tenth of what a guess has.
+UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
 CAREFUL_LEAD_NATS = 3.0

@@ -31,6 +31,7 @@ from cryorbit.estimation.defocus import (
 from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_angle
 from cryorbit.io import write_particles
 from cryorbit.io.star import IMAGE_NAME
+from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.latent.embed import Embedding, embed_repeats
 from cryorbit.latent.harmonics import FEWEST_PARTICLES, HarmonicChart, fit_harmonics
 from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar
@@ -294,6 +295,13 @@ class Aligned:
     identifiable: bool
 
     @property
+    def psi_std_deg(self) -> FloatArray:
+        """Deviation of the angles, shape (n,); that of a guess where the set has none that can be known."""
+        if self.identifiable:
+            return self.poses.psi_std_deg
+        return np.full(len(self.poses), UNKNOWN_ANGLE_STD_DEG)
+
+    @property
     def origin_A(self) -> FloatArray:
         """RELION's origins in Angstrom, shape (n, 2)."""
         return origin_from_shift_A(self.poses.shift_px, self.pixel_size_A)
@@ -356,7 +364,7 @@ def choose_written(
         trusted = file_um is not None and (prior == "given" or not found)
         beside = latent.chosen.defocus if latent is not None and trusted else None
         return Written(
-            poses.psi_deg, poses.psi_std_deg, aligned.identifiable,
+            poses.psi_deg, aligned.psi_std_deg, aligned.identifiable,
             file_um if trusted and file_um is not None else poses.defocus_um,
             None if trusted else poses.defocus_std_um,
             None if beside is None else beside.defocus_um, None if beside is None else beside.std_um,
@@ -415,7 +423,7 @@ def _aligned_columns(aligned: Aligned) -> dict[str, Any]:
     """Columns of the alignment; the bounds beside what was reached."""
     poses, origin = aligned.poses, aligned.origin_A
     return {
-        "orbit_psi_deg": poses.psi_deg, "orbit_psi_std_deg": poses.psi_std_deg,
+        "orbit_psi_deg": poses.psi_deg, "orbit_psi_std_deg": aligned.psi_std_deg,
         "orbit_defocus_um": poses.defocus_um, "orbit_defocus_std_um": poses.defocus_std_um,
         "orbit_origin_x_A": origin[:, 0], "orbit_origin_y_A": origin[:, 1], "orbit_origin_std_A": aligned.origin_std_A,
         "orbit_mode_probability": poses.mode_probability, "orbit_amplitude": poses.amplitude,

@@ -11,21 +11,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import State, improved, mean_noise, recentre, refined, sums_of
+from cryorbit.alignment.average import BATCH, State, improved, mean_noise, recentre, refined, sums_of
 from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.locate import Located, Model, locate, spread_of
+from cryorbit.alignment.refine import OwnPart, Poses, refine
 from cryorbit.alignment.start import Start, first_state
-from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
+from cryorbit.alignment.templates import AverageSums, Geometry, Template, order_weight
 
-# Share of particles with another angle nearly as likely above which the average is worth a second search.
+# Share of particles with another angle nearly as likely above which it is worth searching again for them.
 DOUBTFUL_SHARE = 0.02
 DOUBTFUL_MODE = 0.9
+CLEAR_MODE = 0.99
+# Rounds in which doubts are settled with a better average, as long as they become fewer.
+MOST_ROUNDS = 6
+STALLED = 0.8
 GOOD_SUPPORT = 0.5
 FIRST_MODEL_RINGS = 36
 HIGHEST_ISOTROPY = 12
 # Turns that change the expected log-likelihood by less than this cannot be told apart.
 INDISTINCT_NATS = 3.0
+TURNS = 720
+# Turns that change it by less than this may have been mistaken for one another where the average was still poor.
+RIVAL_NATS = 60.0
+MOST_RIVALS = 5
+CHANGED_SHARE = 0.002
 
 Notify = Callable[[str, float], None]
 
@@ -122,15 +132,34 @@ def learn(
     state = replace(start.state, poses=recentre(start.state.poses, start.state.weight))
     model = model_of(few, state, geometry, min(FIRST_MODEL_RINGS, rings), spread_of(state.poses, images.grid.box_size))
     notify("every particle", 0.3)
-    located, everyone = _everyone(images, model, weight)
-    if _doubtful(located):
-        spread = spread_of(located.poses, images.grid.box_size)
-        model = model_of(images, everyone, geometry, min(FIRST_MODEL_RINGS, rings), spread)
-        located, everyone = _everyone(images, model, weight)
+    own = _own_of_few(n, chosen.to(images.device), state)
+    located = locate(images, model, own)
+    everyone = State(located.poses, located.mode_probability * weight, model.noise, model.shift_spread_px)
+    share = _doubtful_share(located)
+    for _ in range(MOST_ROUNDS):
+        if share < DOUBTFUL_SHARE:
+            break
+        located, everyone = _doubts_settled(images, located, everyone, geometry, weight)
+        before, share = share, _doubtful_share(located)
+        if share > STALLED * before:
+            break
     notify("refinement", 0.6)
     everyone, _, evidence = improved(images, everyone, geometry, rings, steps=2)
-    everyone = replace(everyone, weight=located.mode_probability * weight * particle_probability(evidence))
+    particle = weight * particle_probability(evidence)
+    everyone = replace(everyone, weight=located.mode_probability * particle)
+    located, everyone = _doubts_settled(images, replace(located, poses=everyone.poses), everyone, geometry, particle)
     notify("junk weighed", 0.75)
+    for _ in range(MOST_ROUNDS):
+        model = model_of(images, everyone, geometry, rings, everyone.shift_spread_px)
+        turns = rival_turns(images, model)
+        if not turns:
+            break
+        everyone, template, _ = improved(images, everyone, geometry, rings, steps=1)
+        located, everyone, changed = rivals_tried(
+            images, replace(located, poses=everyone.poses), everyone, template, turns
+        )
+        if changed < CHANGED_SHARE:
+            break
     everyone, template, evidence = improved(images, everyone, geometry, rings, steps=1)
     notify("halves", 0.9)
     halves = independent_halves(images, everyone, geometry)
@@ -141,15 +170,34 @@ def learn(
     return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start)
 
 
-def _everyone(images: RingImages, model: Model, weight: Tensor) -> tuple[Located, State]:
-    located = locate(images, model)
-    return located, State(located.poses, located.mode_probability * weight, model.noise, model.shift_spread_px)
+def _own_of_few(n: int, rows: Tensor, state: State) -> OwnPart:
+    """What the images of a start put into its average; nothing for all others."""
+    every = torch.zeros(n, dtype=torch.long, device=rows.device)
+    every[rows] = torch.arange(len(rows), device=rows.device)
+    weight = torch.zeros(n, device=rows.device)
+    weight[rows] = state.weight
+    return OwnPart(state.poses.of_rows(every), weight)
 
 
-def _doubtful(located: Located) -> bool:
+def _doubts_settled(
+    images: RingImages, located: Located, state: State, geometry: Geometry, particle: Tensor
+) -> tuple[Located, State]:
+    """Search again, with the sharper average, for images with another angle nearly as likely."""
+    doubtful = torch.nonzero((located.mode_probability < CLEAR_MODE) & (located.support > GOOD_SUPPORT)).flatten()
+    if not len(doubtful):
+        return located, state
+    model = model_of(images, state, geometry, images.grid.rings, state.shift_spread_px)
+    own = OwnPart(state.poses.of_rows(doubtful), state.weight[doubtful])
+    found = locate(images.of_rows(doubtful), model, own)
+    located = located.replaced(doubtful, found)
+    return located, replace(state, poses=located.poses, weight=located.mode_probability * particle)
+
+
+def _doubtful_share(located: Located) -> float:
+    """Share of the particles that have another angle nearly as likely."""
     particles = located.support > GOOD_SUPPORT
     doubtful = located.mode_probability[particles] < DOUBTFUL_MODE
-    return bool(len(doubtful)) and float(doubtful.float().mean()) > DOUBTFUL_SHARE
+    return float(doubtful.float().mean()) if len(doubtful) else 0.0
 
 
 def model_of(images: RingImages, state: State, geometry: Geometry, rings: int, spread_px: float) -> Model:
@@ -177,8 +225,8 @@ def independent_halves(images: RingImages, state: State, geometry: Geometry) -> 
     return sums[0], sums[1]
 
 
-def isotropy_order(images: RingImages, model: Model) -> int:
-    """Largest n for which a turn by 360 / n degrees changes the average by less than one image can show."""
+def change_by_turn(images: RingImages, model: Model) -> Float[Tensor, " turns"]:
+    """Expected log-likelihood by which an image tells the average from the average turned by each half degree."""
     template = model.template
     k = torch.arange(1, template.rings + 1, device=images.device)
     ring_weight = 2 * math.pi * k / (images.grid.box_size**2 * mean_noise(images, model.noise)[: template.rings])
@@ -187,8 +235,55 @@ def isotropy_order(images: RingImages, model: Model) -> int:
     order = torch.arange(template.harmonics.shape[1], device=images.device)
     by_order = (template.harmonics.abs().square() * (power * ring_weight)[:, None]).sum(dim=0)
     by_order = by_order * order_weight(len(order)).to(by_order)
+    turn = torch.arange(TURNS, device=images.device) * (2 * math.pi / TURNS)
+    return (1 - torch.cos(turn[:, None] * order)) @ by_order
+
+
+def isotropy_order(images: RingImages, model: Model) -> int:
+    """Largest n for which a turn by 360 / n degrees changes the average by less than one image can show."""
+    change = change_by_turn(images, model)
     for n in range(HIGHEST_ISOTROPY, 1, -1):
-        change = float((by_order * (1 - torch.cos(2 * math.pi * order / n))).sum())
-        if change < INDISTINCT_NATS:
+        if TURNS % n == 0 and float(change[TURNS // n]) < INDISTINCT_NATS:
             return n
     return 1
+
+
+def rival_turns(images: RingImages, model: Model) -> list[float]:
+    """Turns in radians after which the average looks nearly as it did, so that an image may have been taken for it."""
+    change = change_by_turn(images, model)
+    before, after = change.roll(1), change.roll(-1)
+    lowest = torch.nonzero((change <= before) & (change < after) & (change < RIVAL_NATS)).flatten()
+    first_peak = int(torch.nonzero((change > before) & (change >= after)).flatten().min()) if len(change) else 0
+    found = [int(turn) for turn in lowest if first_peak < int(turn) < TURNS - first_peak]
+    best = sorted(found, key=lambda turn: float(change[turn]))[:MOST_RIVALS]
+    return [2 * math.pi * turn / TURNS for turn in best]
+
+
+def rivals_tried(
+    images: RingImages, located: Located, state: State, template: Template, turns: list[float]
+) -> tuple[Located, State, float]:
+    """Try other angles at which the average looks nearly the same; also the share of the images that changed theirs."""
+    poses = located.poses
+    first = poses.log_likelihood
+    total = torch.ones_like(first)
+    best, changed = poses, torch.zeros(len(poses), dtype=torch.bool, device=first.device)
+    for turn in turns:
+        parts, order = [], []
+        for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, template.rings):
+            now = poses.of_rows(rows)
+            parts.append(refine(batch, template, replace(now, psi=now.psi + turn), images.grid, 1))
+            order.append(rows)
+        other = Poses.concatenate(parts).of_rows(torch.cat(order).argsort())
+        total = total + (other.log_likelihood - first).clamp(max=50).exp()
+        better = other.log_likelihood > best.log_likelihood
+        chosen = torch.arange(len(poses), device=first.device) + len(poses) * better
+        best = Poses.concatenate([best, other]).of_rows(chosen)
+        changed |= better
+    sure = (best.log_likelihood - first).clamp(max=50).exp() / total
+    probability = torch.minimum(located.mode_probability, sure)
+    known = replace(
+        located, poses=best, mode_probability=probability,
+        resultant=torch.minimum(located.resultant, (2 * probability - 1).clamp(min=0)),
+    )  # fmt: skip
+    weight = state.weight / located.mode_probability.clamp(min=1e-6) * probability
+    return known, replace(state, poses=best, weight=weight), float(changed.float().mean())

@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryorbit.alignment.images import RingImages
-from cryorbit.alignment.refine import Poses, refine
-from cryorbit.alignment.search import CircleSearch, shift_grid
+from cryorbit.alignment.polar import PolarGrid
+from cryorbit.alignment.refine import Batch, OwnPart, Poses, refine
+from cryorbit.alignment.search import CircleSearch, Modes, defocus_step_um, shift_grid
 from cryorbit.alignment.templates import Geometry, Template
 
 # Expected log-likelihood of the right pose over none that the search should have, and the rings it may take for it.
-SEARCH_NATS = 30.0
+SEARCH_NATS = 45.0
 SEARCH_RINGS = (12, 16, 20, 24)
-SEARCH_DEFOCUS_STEP_um = 0.3
 SHIFT_STEP_px = 2.0
 # Shift search reaches this many standard deviations and half a step more, from where refinement still gets back; and
 # so many times further for images that it may have missed.
@@ -29,7 +29,12 @@ WIDER_THAN_MEASURED = 1.3
 LEAST_SHIFT_SPREAD_px = 0.5
 MOST_MODES = 4
 MODE_MARGIN_nats = 15.0
-MIDDLE_RINGS = (16, 24)
+# Rings and Newton steps of the refinement of every mode.
+MIDDLE_RINGS = ((16, 1), (24, 2))
+# What refinement adds to the log-likelihood of a wrong pose.
+REFINEMENT_NATS = 3.0
+# An image's own part in the average matters within this turn of the pose with which it entered.
+OWN_TURN_rad = 0.1
 # Complex numbers in one batch of the search: 32 MB.
 SEARCH_BATCH_SIZE = 4_000_000
 MOST_IN_BATCH = 32
@@ -121,17 +126,26 @@ def search_rings(images: RingImages, model: Model) -> int:
     return min(SEARCH_RINGS[-1], len(k))
 
 
-def locate(images: RingImages, model: Model) -> Located:
+def locate(images: RingImages, model: Model, own: OwnPart | None = None) -> Located:
     """Search circle, shifts and defoci for every image, refine all modes, and keep the best.
 
     Shifts are sought as far as the prior makes likely; an image that ends at the edge of that, or whose likelihood is
     far less than its average promises, is sought again further out.
+
+    Parameters
+    ----------
+    images
+        To be located.
+    model
+        The average and what belongs to it.
+    own
+        What the images put into the average, where they did.
     """
     scale = images.grid.box_size / 128
     step = SHIFT_STEP_px * scale
     spread = model.shift_spread_px / WIDER_THAN_MEASURED
     reach = max(SHIFT_SPREADS * spread, step) + 0.5 * step
-    found = _locate_within(images, model, reach, step)
+    found = _locate_within(images, model, reach, step, own)
     edge = torch.linalg.vector_norm(found.poses.shift, dim=1) > reach - 0.5 * step
     log_likelihood = found.poses.log_likelihood
     # An image that is off its centre may well seem to have next to no defocus, and then promises next to nothing.
@@ -139,33 +153,71 @@ def locate(images: RingImages, model: Model) -> Located:
     again = torch.nonzero(edge | poor).flatten()
     if not len(again):
         return found
-    further = _locate_within(images.of_rows(again), model, FURTHER * reach + step, step)
+    part = None if own is None else own.of_rows(again)
+    further = _locate_within(images.of_rows(again), model, FURTHER * reach + step, step, part)
     better = further.poses.log_likelihood > found.poses.log_likelihood[again]
     return found.replaced(again[better], further.of_rows(better))
 
 
-def _locate_within(images: RingImages, model: Model, reach_px: float, step_px: float) -> Located:
+def _locate_within(images: RingImages, model: Model, reach_px: float, step_px: float, own: OwnPart | None) -> Located:
     """Poses within a distance."""
     grid, rings = images.grid, search_rings(images, model)
-    search = CircleSearch(grid, rings, shift_grid(reach_px, step_px), SEARCH_DEFOCUS_STEP_um, images.device)
+    step_um = defocus_step_um(images.transfers, rings)
+    search = CircleSearch(grid, rings, shift_grid(reach_px, step_px), step_um, images.device)
     size = max(1, min(MOST_IN_BATCH, SEARCH_BATCH_SIZE // search.size))
     inner = model.template.inner(rings)
-    outer = [model.template.inner(min(count, model.template.rings)) for count in MIDDLE_RINGS]
     found, order = [], []
-    for rows, batch in images.batches(model.noise, model.shift_spread_px, size, outer[-1].rings):
+    for rows, batch in images.batches(model.noise, model.shift_spread_px, size, model.template.rings):
         scores = search.scores(batch, inner.harmonics, inner.energy)
         modes = search.modes(batch, scores, MOST_MODES, MODE_MARGIN_nats)
-        repeated = batch if len(modes.image) == len(batch) else batch.of_rows(modes.image)
-        poses = Poses.at(modes.psi, modes.shift, modes.defocus_um)
-        poses = refine(repeated, outer[0], poses, grid, 1)
-        poses = refine(repeated, outer[1], poses, grid, 2)
-        promised = 0.5 * (repeated.transfer.power(poses.defocus_um) * repeated.ring_weight()) @ outer[-1].energy
-        support = poses.log_likelihood / promised.clamp(min=1e-6)
-        best = _best_modes(poses, support, modes.image, len(batch), model.isotropy_order)
-        found.append(best.diluted(modes.elsewhere))
+        found.append(_refined_modes(batch, modes, model, grid, None if own is None else own.of_rows(rows)))
         order.append(rows)
     back = torch.cat(order).argsort()
     return Located.concatenate(found).of_rows(back)
+
+
+def _refined_modes(batch: Batch, modes: Modes, model: Model, grid: PolarGrid, own: OwnPart | None) -> Located:
+    """The best mode of each image after refinement; where there are several, they are compared on all rings."""
+    template = model.template
+    repeated = batch if len(modes.image) == len(batch) else batch.of_rows(modes.image)
+    poses = Poses.at(modes.psi, modes.shift, modes.defocus_um)
+    for count, steps in MIDDLE_RINGS:
+        inner = template.inner(min(count, template.rings))
+        poses = refine(repeated, inner, poses, grid, steps, _near_own(own, modes, poses))
+    support = poses.log_likelihood / _promised(repeated, inner, poses)
+    # On more rings, the best mode stands out more against all that was not refined.
+    gain = (poses.log_likelihood - modes.log_p - REFINEMENT_NATS).clamp(min=0)
+    best_gain = torch.zeros(len(batch), device=gain.device).scatter_reduce(0, modes.image, gain, "amax")
+    several = torch.bincount(modes.image, minlength=len(batch))[modes.image] > 1
+    if bool(several.any()) and inner.rings < template.rings:
+        rows = torch.nonzero(several).flatten()
+        part = _near_own(own, modes, poses)
+        fine = refine(
+            repeated.of_rows(rows), template, poses.of_rows(rows), grid, 1, None if part is None else part.of_rows(rows)
+        )
+        order = torch.arange(len(poses), device=rows.device)
+        order[rows] = len(poses) + torch.arange(len(rows), device=rows.device)
+        poses = Poses.concatenate([poses, fine]).of_rows(order)
+    best = _best_modes(poses, support, modes.image, len(batch), model.isotropy_order)
+    elsewhere = modes.elsewhere / (modes.elsewhere + (1 - modes.elsewhere) * best_gain.exp())
+    return best.diluted(elsewhere)
+
+
+def _near_own(own: OwnPart | None, modes: Modes, poses: Poses) -> OwnPart | None:
+    """What the images put into the average, for each of their modes: nothing that matters but near the pose there."""
+    if own is None:
+        return None
+    part = own.of_rows(modes.image)
+    turn = poses.psi - part.poses.psi
+    near = torch.atan2(torch.sin(turn), torch.cos(turn)).abs() < OWN_TURN_rad
+    return OwnPart(part.poses, part.weight * near)
+
+
+def _promised(batch: Batch, template: Template, poses: Poses) -> Tensor:
+    """Log-likelihood that each image would have if it were the average and no noise."""
+    inner = batch.inner(template.rings)
+    power = inner.transfer.power(poses.defocus_um) * inner.ring_weight()
+    return (0.5 * power @ template.energy).clamp(min=1e-6)
 
 
 def _best_modes(

@@ -27,6 +27,8 @@ from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 SAMPLE = 5000
 CHUNK = 1000
 LIMITS_STEP_um = 0.1
+# Above this probability of the best angle, the deviation is that around it; below, that over all that are possible.
+SURE = 0.99
 # The average may reach a little beyond the particle's nominal radius.
 RADIUS_MARGIN = 1.08
 
@@ -40,7 +42,8 @@ class ParticlePoses:
     Attributes
     ----------
     psi_deg, psi_std_deg
-        Angle, and its circular standard deviation over all modes; modulo 360 / n for an isotropy order of n.
+        Angle, and its standard deviation: around the best mode where that is all but certain, else the circular one
+        over all modes; modulo 360 / n for an isotropy order of n.
     shift_px, shift_std_px
         Position in the box, in pixels of the aligned images, shape (n, 2), and its deviation along one axis.
     defocus_um, defocus_std_um
@@ -244,7 +247,8 @@ def _poses(images: RingImages, model: Model, located: Located, evidence: Evidenc
     poses, order = located.poses, model.isotropy_order
     covariance = poses.covariance.double()
     resultant = located.resultant.double() * torch.exp(-0.5 * order**2 * covariance[:, 0, 0])
-    std = torch.sqrt(-2 * torch.log(resultant.clamp(1e-12, 1))) / order
+    over_modes = torch.sqrt(-2 * torch.log(resultant.clamp(1e-12, 1))) / order
+    std = torch.where(located.mode_probability > SURE, covariance[:, 0, 0].sqrt(), over_modes)
     limit = {name: torch.zeros(len(images)) for name in ("psi_rad", "shift_px", "defocus_limit_um")}
     for number, transfer in enumerate(images.transfers):
         rows = torch.nonzero(images.group == number).flatten()

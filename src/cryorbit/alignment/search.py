@@ -12,9 +12,11 @@ from torch import Tensor
 from cryorbit.alignment.polar import PolarGrid, to_harmonics
 from cryorbit.alignment.refine import Batch
 from cryorbit.alignment.templates import AverageSums, order_weight
+from cryorbit.alignment.transfer import RingTransfer
 
 # Orders that the coarse angles carry beyond pi k; the harmonics decay quickly there.
 SPARE_ORDERS = 3
+LARGEST_PHASE_STEP = 0.5
 
 
 def shift_grid(radius_px: float, step_px: float) -> Float[Tensor, "shifts 2"]:
@@ -22,6 +24,12 @@ def shift_grid(radius_px: float, step_px: float) -> Float[Tensor, "shifts 2"]:
     axis = torch.arange(-math.floor(radius_px / step_px), math.floor(radius_px / step_px) + 1) * step_px
     shifts = torch.cartesian_prod(axis, axis).float()
     return shifts[shifts.square().sum(dim=1) <= radius_px**2 + 1e-3]
+
+
+def defocus_step_um(transfers: tuple[RingTransfer, ...], rings: int) -> float:
+    """Spacing of defoci at which the phase of the transfer function on the last ring moves by half a radian."""
+    steepest = max(float(transfer.slope_per_um[rings - 1]) for transfer in transfers)
+    return min(max(LARGEST_PHASE_STEP / steepest, 0.1), 0.6)
 
 
 @dataclass(frozen=True)

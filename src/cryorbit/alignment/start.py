@@ -11,12 +11,11 @@ from torch import Tensor
 from cryorbit.alignment.average import BATCH, State, improved, recentre
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses, in_average_frame
-from cryorbit.alignment.search import CircleSearch, shift_grid, template_energy
+from cryorbit.alignment.search import CircleSearch, defocus_step_um, shift_grid, template_energy
 from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
 
 FIRST_RINGS = 12
 FIRST_IMAGES = 60
-FIRST_DEFOCUS_STEP_um = 0.2
 # Part of the box within which the first shifts are sought.
 SHIFT_RANGE_OF_BOX = 6.0 / 128
 SHIFT_STEP_px = 2.0
@@ -59,13 +58,8 @@ def soft_start(
     rings = min(FIRST_RINGS, grid.rings)
     spread = FIRST_SHIFT_SPREAD_OF_BOX * grid.box_size
     scale = grid.box_size / 128
-    search = CircleSearch(
-        grid,
-        rings,
-        shift_grid(SHIFT_RANGE_OF_BOX * grid.box_size, SHIFT_STEP_px * scale),
-        FIRST_DEFOCUS_STEP_um,
-        device,
-    )
+    shifts = shift_grid(SHIFT_RANGE_OF_BOX * grid.box_size, SHIFT_STEP_px * scale)
+    search = CircleSearch(grid, rings, shifts, defocus_step_um(images.transfers, rings), device)
     total_power = images.ring_power() / geometry.noise_power
     noise = total_power.clone()
     template = _first_average(images, search, generator, hint_psi)

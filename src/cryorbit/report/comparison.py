@@ -1,4 +1,4 @@
-"""Estimates of a run against the truth: both readings of angle and defocus, all detectors."""
+"""Estimates of a run against the truth: every reading of angle and defocus, all detectors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from cryorbit.estimation.evaluation import Evaluation, RocCurve, align_angles, e
 from cryorbit.estimation.truth import Truth
 from cryorbit.report.record import RunRecord
 
-# Prefix of a reading's columns, and how the page calls it.
+# Prefix of a reading's columns, and how the page calls it; what was written comes first.
 READINGS = {
     "": "Written to the file",
-    "orbit_": "Aligned",
-    "latent_": "Read from latent orbits",
+    "orbit_": "Aligned (orbit)",
+    "latent_": "Latent orbits",
     "plane_": "Paper's plane formula",
 }
 DETECTORS = {
     "outlier_score": "Score used",
+    "evidence": "Evidence of the alignment",
     "isolation_forest": "Isolation forest",
     "robust_covariance": "Robust covariance",
     "local_outlier_factor": "Local outlier factor",
@@ -35,6 +36,8 @@ class Errors:
 
     Attributes
     ----------
+    row
+        Of the particles in the estimates.
     truth, estimate
         In degrees or micrometres; estimated angles after the global shift and sign of equation 8.
     error
@@ -43,6 +46,7 @@ class Errors:
         The deviation that was predicted, NaN where there is none.
     """
 
+    row: NDArray[np.int64]
     truth: FloatArray
     estimate: FloatArray
     error: FloatArray
@@ -73,7 +77,7 @@ class Comparison:
     source
         What the truth is called.
     readings
-        Metrics by the reading's column prefix.
+        Metrics by the prefix of the reading's columns, for those that the run has.
     curves
         ROC curves by the detector's column; empty unless there are both junk and true particles.
     kinds
@@ -102,10 +106,27 @@ def compare(run: RunRecord, truth: Truth) -> Comparison:
             )
     return Comparison(
         source=truth.source,
-        readings={prefix: _evaluate(run, truth, prefix) for prefix in READINGS},
+        readings={prefix: _evaluate(run, truth, prefix) for prefix in readings_of(run)},
         curves=_curves(run, truth),
         kinds=_kinds(run, truth),
     )
+
+
+def readings_of(run: RunRecord) -> list[str]:
+    """Column prefixes of the readings that a run has, the one that was written first."""
+    return [prefix for prefix in READINGS if not prefix or f"{prefix}psi_deg" in run.estimates]
+
+
+def distinct_readings(run: RunRecord) -> dict[str, str]:
+    """Readings that differ, by column prefix, and how a figure calls each: what was written is shown once."""
+    names = {
+        "": f"{READINGS['']}: {READINGS[run.reading].lower()}" if run.reading in readings_of(run) else READINGS[""]
+    }
+    for prefix in readings_of(run)[1:]:
+        columns = ("psi_deg", "defocus_um")
+        if not all(np.array_equal(run.column(prefix + c), run.column(c), equal_nan=True) for c in columns):
+            names[prefix] = READINGS[prefix]
+    return names
 
 
 def _evaluate(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
@@ -164,7 +185,8 @@ def angle_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
     order = run.isotropy_order
     found = align_angles(estimate[rows], truth.psi_deg[rows], None, order)
     aligned = wrap_deg(found.sign * estimate[rows] + found.offset_deg, 360.0 / order)
-    return Errors(wrap_deg(truth.psi_deg[rows]), aligned, found.residual_deg, run.column(f"{prefix}psi_std_deg")[rows])
+    std = run.column(f"{prefix}psi_std_deg")[rows]
+    return Errors(np.flatnonzero(rows), wrap_deg(truth.psi_deg[rows]), aligned, found.residual_deg, std)
 
 
 def defocus_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
@@ -175,8 +197,8 @@ def defocus_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
     rows = np.isfinite(estimate) & np.isfinite(truth.defocus_um) & true_particles(run, truth)
     if not rows.any():
         return None
-    true = truth.defocus_um[rows]
-    return Errors(true, estimate[rows], estimate[rows] - true, run.column(f"{prefix}defocus_std_um")[rows])
+    true, std = truth.defocus_um[rows], run.column(f"{prefix}defocus_std_um")[rows]
+    return Errors(np.flatnonzero(rows), true, estimate[rows], estimate[rows] - true, std)
 
 
 def _curves(run: RunRecord, truth: Truth) -> dict[str, RocCurve]:

@@ -18,12 +18,15 @@ from cryorbit.report.comparison import DETECTORS, NO_JUNK, READINGS, Comparison,
 from cryorbit.report.drawing import LeftOut, Plot, save
 from cryorbit.report.figures import FIGURES
 from cryorbit.report.record import RunRecord, read_run
-from cryorbit.report.summary import count, evaluation_rows, key_numbers, percent, ratio, summary
+from cryorbit.report.summary import evaluation_rows, key_numbers, precision_columns, summary
+from cryorbit.report.wording import count, percent, ratio
 
 REPORT = "report.html"
 TEMPLATE = "page.html"
 # Wider figures scroll sideways on a phone instead of shrinking beyond what can be read.
 PHONE_FIGURE_INCH = 7.0
+# Longer lists are counted instead of printed.
+LONGEST_LIST = 12
 
 
 def write_report(folder: Path, truth: Truth | None = None) -> Path:
@@ -55,7 +58,7 @@ def write_report(folder: Path, truth: Truth | None = None) -> Path:
         title=escape(f"{folder.resolve().name}: cryorbit report"),
         heading=escape(folder.resolve().name),
         key_numbers=_definitions(key_numbers(run, comparison)),
-        summary=_paragraphs(summary(run, comparison)),
+        summary=_paragraphs(summary(run, comparison)) + _precision_table(run, comparison),
         truth="" if comparison is None else _truth_section(comparison, UNKNOWN_ANGLE_STD_DEG / run.isotropy_order),
         warnings=_warnings_section(run),
         figures="\n".join(drawn),
@@ -119,13 +122,25 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     )
 
 
+def _precision_table(run: RunRecord, comparison: Comparison | None) -> str:
+    columns = precision_columns(run, comparison)
+    if not columns:
+        return ""
+    names = ["Angle", "Shift along an axis", "Defocus"]
+    return _table("How well it is known", ["", *columns], zip(names, *columns.values(), strict=True))
+
+
 def _truth_section(comparison: Comparison, guess_deg: float) -> str:
     parts = [
         f'<section id="truth"><h2>Against the truth</h2>\n<p>The truth is {escape(comparison.source)}. '
         "Errors are over true particles, dropped or not; angles after one shift and one sign for the whole set "
         "(equation 8 of the paper), wrapped before squaring. "
         f"An error of about {guess_deg:.0f}° is that of a guess.</p>",
-        _table("Angle and defocus", ["", *READINGS.values()], evaluation_rows(comparison.readings)),
+        _table(
+            "Angle and defocus",
+            ["", *(READINGS[prefix] for prefix in comparison.readings)],
+            evaluation_rows(comparison.readings),
+        ),
     ]
     if comparison.curves:
         rows = [[DETECTORS[name], ratio(curve.auc)] for name, curve in comparison.curves.items()]
@@ -152,7 +167,10 @@ def _warnings_section(run: RunRecord) -> str:
 def _left_out_section(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return ""
-    items = "\n".join(f"<li>{escape(item.title)}: {escape(item.reason)}</li>" for item in left_out)
+    titles: dict[str, list[str]] = {}
+    for item in left_out:
+        titles.setdefault(item.reason, []).append(item.title)
+    items = "\n".join(f"<li>{escape('; '.join(named))}: {escape(reason)}</li>" for reason, named in titles.items())
     return f'<section id="left-out"><h2>Left out</h2>\n<ul>{items}</ul></section>'
 
 
@@ -166,8 +184,8 @@ def _provenance(run: RunRecord) -> str:
     known = [[name, str(value)] for name, value in facts.items() if value is not None]
     parts = [_table("Run", ["", ""], known)] if known else []
     for key, caption in (
-        ("input", "Input"), ("images", "Images"), ("chart", "Latent orbits"), ("defocus", "Defocus"),
-        ("outliers", "Outliers"), ("configuration", "Configuration"),
+        ("input", "Input"), ("images", "Images"), ("alignment", "Alignment"), ("chart", "Latent orbits"),
+        ("defocus", "Defocus of the latent orbits"), ("outliers", "Outliers"), ("configuration", "Configuration"),
     ):  # fmt: skip
         rows = list(_flat(run.fact(key)))
         if rows:
@@ -193,10 +211,11 @@ def _flat(value: Any, name: str = "") -> Iterable[list[str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, float):
-        yield [name, f"{value:.6g}"]
+    elif isinstance(value, list):
+        nested = len(value) > LONGEST_LIST or any(isinstance(item, list | Mapping) for item in value)
+        yield [name, f"{len(value)} rows or values" if nested else ", ".join(map(_short, value))]
     elif value is not None:
-        yield [name, ", ".join(_short(item) for item in value) if isinstance(value, list) else str(value)]
+        yield [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
 
 
 def _short(value: object) -> str:

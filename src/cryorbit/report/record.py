@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
-from cryorbit.errors import RunFolderError
+from cryorbit.errors import ParticleDataError, RunFolderError
+from cryorbit.io.mrc import ImageStack
 from cryorbit.io.runs import MANIFEST
+from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.training.metrics import read_metrics
 
 AXES_SHOWN = 3
 DEFAULT_THRESHOLD = 0.5
+NO_ALIGNMENT = "This run did not align its particles: it was made by the latent method alone."
+NO_LATENT_SPACE = "This run has no latent space: it was made by the alignment alone, which needs none."
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,23 @@ class Preview:
     epoch: int
     images: FloatArray
     drawn: FloatArray
+
+
+@dataclass(frozen=True)
+class ClassAverage:
+    """What the particles were aligned to.
+
+    Attributes
+    ----------
+    image
+        Shape (h, w); None where ``average.mrc`` is missing or damaged.
+    spatial_frequency_per_A, correlation
+        Fourier ring correlation of two halves, by ring; empty where it is missing or damaged.
+    """
+
+    image: FloatArray | None
+    spatial_frequency_per_A: FloatArray
+    correlation: FloatArray
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,11 @@ class RunRecord:
     previews
         By epoch.
     cache
-        The standardised images, or None where they were deleted.
+        The standardised images, or None where there are none.
+    average
+        The class average.
+    limits
+        What the data allow, by defocus: the columns of ``limits.csv``, None where it is missing or damaged.
     manifest
         Content of ``run.json``.
     """
@@ -63,6 +89,8 @@ class RunRecord:
     metrics: tuple[Mapping[str, Any], ...]
     previews: tuple[Preview, ...]
     cache: ParticleCache | None
+    average: ClassAverage
+    limits: pd.DataFrame | None
     manifest: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -83,17 +111,56 @@ class RunRecord:
         return ~(self.column("outlier_probability") > (DEFAULT_THRESHOLD if threshold is None else threshold))
 
     @property
+    def has_alignment(self) -> bool:
+        """Whether the particles were aligned to their own average."""
+        return "orbit_psi_deg" in self.estimates
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether the latent space was read."""
+        return "latent_psi_deg" in self.estimates
+
+    @property
     def reading(self) -> str:
         """Column prefix of the reading whose angles were written: aligned, of latent orbits, or of the paper's plane."""
-        if "orbit_psi_deg" in self.estimates:
+        if self.has_alignment:
             return "orbit_"
         return "plane_" if self.fact("chart", "read") == "pca" else "latent_"
+
+    @property
+    def angle_known(self) -> bool:
+        """Whether an angle can be read at all, as far as the run says."""
+        facts = "alignment" if self.has_alignment else "chart"
+        return self.fact(facts, "identifiable") is not False
 
     @property
     def isotropy_order(self) -> int:
         """N of the isotropy group C_n; 1 where the run did not say."""
         order = self.number("isotropy_order")
         return max(1, int(order)) if order is not None else 1
+
+    @property
+    def latent_isotropy_order(self) -> int:
+        """N of the latent orbits' own isotropy group, which the network's resolution may make larger."""
+        harmonics = self.fact("chart", "harmonics")
+        whole = [h for h in harmonics if isinstance(h, int)] if isinstance(harmonics, list) else []
+        return max(1, math.gcd(*whole))
+
+    @property
+    def defocus_prior(self) -> str | None:
+        """What was known of the defocus: given, micrograph or blind; None where the run did not say."""
+        facts = "alignment" if self.has_alignment else "defocus"
+        prior = self.fact(facts, "prior") or self.fact("configuration", "estimation", "defocus_prior")
+        return prior if isinstance(prior, str) else None
+
+    @property
+    def keeps_file_defocus(self) -> bool:
+        """Whether the defocus in the output is the input file's own."""
+        if not self.has_alignment:
+            return self.defocus_prior in ("given", "micrograph")
+        nothing_learnt = self.number("alignment", "learnt_from") == 0
+        in_file = bool(np.isfinite(self.column("file_defocus_um")).any())
+        return self.defocus_prior == "given" or (nothing_learnt and in_file)
 
     @property
     def has_scores(self) -> bool:
@@ -135,6 +202,8 @@ def read_run(folder: Path) -> RunRecord:
         metrics=tuple(read_metrics(folder / "metrics.jsonl")),
         previews=tuple(_read_previews(folder / "checkpoint")),
         cache=_open_cache(folder / "cache", len(estimates)),
+        average=_read_average(folder),
+        limits=_read_csv(folder / "limits.csv", ("defocus_um", "psi_limit_deg", "origin_limit_A", "defocus_limit_um")),
         manifest=_read_manifest(folder / MANIFEST),
     )
 
@@ -189,6 +258,28 @@ def _open_cache(folder: Path, n: int) -> ParticleCache | None:
     except (OSError, ValueError, TypeError):
         return None
     return cache if len(cache) == n else None
+
+
+def _read_average(folder: Path) -> ClassAverage:
+    one = np.zeros(1, dtype=np.int64)
+    try:
+        with ImageStack(ImageLocations((folder / "average.mrc",), one, one)) as stack:
+            image = stack.read(one)[0].astype(np.float64)
+    except ParticleDataError:
+        image = None
+    frame = _read_csv(folder / "average_frc.csv", ("spatial_frequency_per_A", "frc"))
+    if frame is None:
+        return ClassAverage(image, np.empty(0), np.empty(0))
+    return ClassAverage(image, frame["spatial_frequency_per_A"].to_numpy(), frame["frc"].to_numpy())
+
+
+def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """Numeric columns of a table; None where it is missing, damaged or empty."""
+    try:
+        frame = pd.read_csv(path, usecols=list(columns), dtype=np.float64)
+    except (OSError, ValueError):
+        return None
+    return None if frame.empty else frame
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
