@@ -35,6 +35,9 @@ AVERAGE_FRC = "average_frc.csv"
 LIMITS = "limits.csv"
 # Typical deviation of the angle above which it is said not to be known: a tenth of what a guess has.
 UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
+# Where independent starts find different angles, only ones as sharp as this are believed: the images of round particles
+# agree on whatever made the first average uneven.
+AGREEING, SHARP_DEG = 0.5, 2.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
 CAREFUL_LEAD_NATS = 3.0
@@ -135,12 +138,13 @@ def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
     middle = supported if supported.any() else np.ones(len(poses), dtype=bool)
     typical = float(np.median(poses.psi_std_deg[middle])) * found.isotropy_order
     frequency = found.average.spatial_frequency_per_A
+    limit_deg = UNIDENTIFIABLE_DEG if found.agreement > AGREEING else SHARP_DEG
     return {
-        "identifiable": bool(typical < UNIDENTIFIABLE_DEG and supported.mean() > 0.02),
+        "identifiable": bool(typical < limit_deg and supported.mean() > 0.02),
         "isotropy_order": found.isotropy_order, "learnt_from": found.learnt_from, "snr": snr,
         "rings": len(frequency), "finest_A": float(1 / frequency[-1]), "resolution_A": found.average.resolution_A,
         "shift_spread_A": found.shift_spread_px * pixel_size, "supported": float(supported.mean()),
-        "rival_nats": found.rival_nats if np.isfinite(found.rival_nats) else None,
+        "agreement": found.agreement, "rival_nats": found.rival_nats if np.isfinite(found.rival_nats) else None,
         "noise": found.noise.tolist(), "optics_groups": len(reader.groups.optics),
         "limits": {
             "psi_deg": _rms(poses.psi_limit_deg[middle]), "defocus_um": _rms(poses.defocus_limit_um[middle]),

@@ -134,6 +134,8 @@ class Alignment:
         Of the model.
     rival_nats
         Log-likelihood by which the best solution for all defoci together leads another; infinite where none was found.
+    agreement
+        Of the angles of independent starts, 0 to 1.
     noise
         Variance of each optics group on each ring, shape (groups, rings).
     learnt_from
@@ -147,6 +149,7 @@ class Alignment:
     shift_spread_px: float
     isotropy_order: int
     rival_nats: float
+    agreement: float
     noise: FloatArray
     learnt_from: int
     limits: Limits
@@ -205,10 +208,16 @@ def align(
         progress(len(chosen) + start + len(now), n, "")
     poses = ParticlePoses.in_order(parts, rows)
     return Alignment(
-        poses, class_average(reader, geometry, learnt.model, halves), learnt.model.shift_spread_px,
-        learnt.model.isotropy_order, learnt.start.rival_nats, learnt.model.noise.double().cpu().numpy(), len(chosen),
-        _limits(reader, learnt.model),
-    )  # fmt: skip
+        poses=poses,
+        average=class_average(reader, geometry, learnt.model, halves),
+        shift_spread_px=learnt.model.shift_spread_px,
+        isotropy_order=learnt.model.isotropy_order,
+        rival_nats=learnt.start.rival_nats,
+        agreement=learnt.start.agreement,
+        noise=_array(learnt.model.noise),
+        learnt_from=len(chosen),
+        limits=_limits(reader, learnt.model),
+    )
 
 
 def _limits(reader: RingReader, model: Model) -> Limits:

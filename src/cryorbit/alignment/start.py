@@ -25,6 +25,7 @@ GAIN_STEP_um = 0.05
 GAIN_ROUNDS = 60
 SCREENING_ROUNDS = 20
 FINALISTS = 8
+HIGHEST_SYMMETRY = 6
 # Mean difference in defocus that makes a solution another one.
 DIFFERENT_um = 0.1
 # Narrow and wide distributions of the defocus to start from, at centres this far apart.
@@ -35,15 +36,27 @@ SOFT_BATCH = 8
 
 @dataclass(frozen=True)
 class Start:
-    """A first state, the evidence of its soft assignment, and how far other defocus solutions are behind.
+    """A first state, and what is known of it.
 
-    ``rival_nats`` is the difference in log-likelihood to the best solution whose defoci differ by more than a tenth of
-    a micrometre on average; infinite where there is none.
+    Attributes
+    ----------
+    state
+        Poses and noise.
+    evidence
+        Mean log-evidence of the soft assignment it came from.
+    rival_nats
+        Log-likelihood by which its defoci lead the best solution whose defoci differ by more than a tenth of a
+        micrometre on average; infinite where none was found.
+    agreement
+        Mean resultant length of n times the difference between the angles of two starts, for the best n up to
+        :data:`HIGHEST_SYMMETRY`: near 1 where starts find the same average, near 0 where each finds its own, as in
+        images that have no angle.
     """
 
     state: State
     evidence: float
     rival_nats: float
+    agreement: float
 
 
 def soft_start(
@@ -278,7 +291,9 @@ def first_state(
     generator = torch.Generator().manual_seed(seed)
     hints = [None] * starts if hint_psi is None else [hint_psi, *[None] * (starts - 1)]
     found = [soft_start(images, geometry, rounds, generator, hint) for hint in hints]
-    state, evidence = max(found, key=lambda pair: pair[1])
+    found.sort(key=lambda pair: -pair[1])
+    state, evidence = found[0]
+    agreement = max((_agreement(state.poses, other.poses) for other, _ in found[1:]), default=1.0)
     searched = images.defocus.fixed_um is None
     rival = float("inf")
     for rings in (min(count, images.grid.rings) for count in GAIN_RINGS):
@@ -288,4 +303,11 @@ def first_state(
             defocus, rival = defocus_by_gains(images, state, rings, generator, blind and rings >= GAIN_RINGS[1])
             state = replace(state, poses=replace(state.poses, defocus_um=defocus))
         state, _, _ = improved(images, state, geometry, rings, steps=2)
-    return Start(state, evidence, rival)
+    return Start(state, evidence, rival, agreement)
+
+
+def _agreement(first: Poses, second: Poses) -> float:
+    """How well the angles of two starts agree up to one turn and a symmetry, 0 to 1."""
+    order = torch.arange(1, HIGHEST_SYMMETRY + 1, device=first.psi.device)
+    angle = order[:, None] * (first.psi - second.psi)
+    return float(torch.hypot(torch.cos(angle).mean(dim=1), torch.sin(angle).mean(dim=1)).max())
