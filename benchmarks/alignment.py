@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from cryorbit.conventions import wrap_deg
-from cryorbit.estimation.evaluation import best_offset_deg, roc
+from cryorbit.estimation.evaluation import best_offset_deg, origin_errors_A, roc
 from cryorbit.io.star import read_star
 
 DEFOCUS = re.compile(r"_rlnDefocus(U|V|Angle) ")
@@ -33,7 +33,9 @@ DEFOCUS = re.compile(r"_rlnDefocus(U|V|Angle) ")
 
 def blind_copy(star: Path, copy: Path) -> None:
     """The same particles without defocus columns."""
-    lines, dropped, header = [], [], 0
+    lines: list[str] = []
+    dropped: list[int] = []
+    header = 0
     for line in star.read_text(encoding="utf-8").splitlines():
         if line.startswith(("loop_", "data_")):
             dropped, header = [], 0
@@ -112,13 +114,10 @@ def measure(out: Path, truth_csv: Path) -> dict[str, float]:
 
 
 def _shift_error_A(found: pd.DataFrame, truth: pd.DataFrame, psi_deg: np.ndarray, out: Path) -> np.ndarray:
-    """Errors of the shift in the frame of the average, whose own centre is a gauge, shape (n, 2)."""
+    """Errors of the origins in the frame of the average, shape (n, 2)."""
     pixel_size = float(read_star(out / "particles.star", check_images=False).imaging.pixel_size_A[0])
-    dx = -found["origin_x_A"].to_numpy() - truth["tx"].to_numpy() * pixel_size
-    dy = -found["origin_y_A"].to_numpy() - truth["ty"].to_numpy() * pixel_size
-    c, s = np.cos(np.radians(psi_deg)), np.sin(np.radians(psi_deg))
-    error = np.stack([c * dx - s * dy, s * dx + c * dy], axis=1)
-    return np.asarray(error - np.median(error, axis=0))
+    true = -truth[["tx", "ty"]].to_numpy() * pixel_size
+    return origin_errors_A(found[["origin_x_A", "origin_y_A"]].to_numpy(), true, psi_deg)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -49,6 +49,8 @@ class Evaluation:
     defocus_rmse_weighted_um: float | None
     defocus_calibration: float | None
     outlier_auc: float | None
+    origin_rmse_A: float | None = None
+    origin_calibration: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The metrics by name."""
@@ -106,6 +108,24 @@ def root_mean_square(error: FloatArray, weight: FloatArray | None = None) -> flo
     return float(np.sqrt((weight * error**2).sum() / weight.sum()))
 
 
+def origin_errors_A(origin_A: FloatArray, true_origin_A: FloatArray, psi_deg: FloatArray) -> FloatArray:
+    """Errors of RELION's origins in the frame of the average, shape (n, 2).
+
+    Where the average's centre lies is a matter of choice, as its orientation is: the median error is taken off.
+
+    Parameters
+    ----------
+    origin_A, true_origin_A
+        Shape (n, 2).
+    psi_deg
+        Estimated angles, shape (n,).
+    """
+    dx, dy = (true_origin_A - origin_A).T
+    cosine, sine = np.cos(np.radians(psi_deg)), np.sin(np.radians(psi_deg))
+    error = np.stack([cosine * dx - sine * dy, sine * dx + cosine * dy], axis=1)
+    return np.asarray(error - np.median(error, axis=0))
+
+
 @dataclass(frozen=True)
 class RocCurve:
     """Receiver operating characteristic of an outlier score; arrays of one length."""
@@ -140,11 +160,14 @@ def evaluate(
     outlier_score: FloatArray | None = None,
     is_outlier: NDArray[np.bool_] | None = None,
     symmetry_order: int = 1,
+    origin_A: FloatArray | None = None,
+    true_origin_A: FloatArray | None = None,
+    origin_std_A: FloatArray | None = None,
 ) -> Evaluation:
     """Compare estimates with the truth; angles and defocus over the true inliers only.
 
-    All arrays have shape (n,); whatever is None is left out. Weights are ``exp(defocus in um) - 1`` of the
-    estimated defocus, as in the paper, or of the true one where there is no estimate.
+    All arrays have shape (n,), origins (n, 2); whatever is None is left out. Weights are ``exp(defocus in um) - 1``
+    of the estimated defocus, as in the paper, or of the true one where there is no estimate.
     """
     given = [a for a in (psi_deg, true_psi_deg, defocus_um, true_defocus_um, outlier_score) if a is not None]
     n = len(given[0]) if given else 0
@@ -173,6 +196,12 @@ def evaluate(
             "weighted": root_mean_square(error, weight[inlier]),
             "calibration": _calibration(error, defocus_std_um, inlier),
         }
+    origin: dict[str, float | None] = dict.fromkeys(("rmse", "calibration"))
+    if origin_A is not None and true_origin_A is not None and psi_deg is not None and inlier.any():
+        shift = origin_errors_A(origin_A[inlier], true_origin_A[inlier], psi_deg[inlier])
+        origin["rmse"] = root_mean_square(shift)
+        if origin_std_A is not None and (origin_std_A[inlier] > 0).all():
+            origin["calibration"] = float(np.std(shift / origin_std_A[inlier, None]))
     mixed = is_outlier is not None and is_outlier.any() and not is_outlier.all()
     auc = roc(outlier_score, is_outlier).auc if mixed and outlier_score is not None else None  # type: ignore[arg-type]
     return Evaluation(
@@ -182,6 +211,7 @@ def evaluate(
         angle_sign=angle["sign"], angle_offset_deg=angle["offset"],  # type: ignore[arg-type]
         defocus_rmse_um=defocus["rmse"], defocus_rmse_weighted_um=defocus["weighted"],
         defocus_calibration=defocus["calibration"], outlier_auc=auc,
+        origin_rmse_A=origin["rmse"], origin_calibration=origin["calibration"],
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class Truth:
         Kind of junk, "none" for true particles.
     source
         How messages and the page call it.
+    origin_A
+        RELION's origin in Angstrom, shape (n, 2).
     """
 
     psi_deg: FloatArray | None
@@ -41,6 +43,7 @@ class Truth:
     is_outlier: NDArray[np.bool_] | None
     kind: NDArray[np.str_] | None
     source: str
+    origin_A: FloatArray | None = None
 
 
 def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = None) -> Truth:
@@ -73,7 +76,16 @@ def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = N
         is_outlier=_outliers(path, table, rows, outlier_column),
         kind=None if kind is None else kind.to_numpy(dtype=str),
         source=path.name,
+        origin_A=_origins_A(truth),
     )
+
+
+def _origins_A(table: ParticleTable) -> FloatArray | None:
+    names = (conventions.ORIGIN_X, conventions.ORIGIN_Y)
+    if any(name not in table for name in names):
+        return None
+    values = np.stack([table.numbers(name) for name in names], axis=1)
+    return values if np.isfinite(values).all() else None
 
 
 def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.int64]:
@@ -147,4 +159,7 @@ def evaluate_tables(result: ParticleTable, truth: Truth, symmetry_order: int = 1
         outlier_score=score if score is not None else numbers(conventions.SELECT_ZSCORE),
         is_outlier=truth.is_outlier,
         symmetry_order=symmetry_order,
+        origin_A=_origins_A(result) if conventions.ORIGIN_STD in result else None,
+        true_origin_A=truth.origin_A,
+        origin_std_A=numbers(conventions.ORIGIN_STD),
     )
