@@ -4,7 +4,11 @@
 
 SET holds particles.star, its stack, truth.star and, where a row's junk is told there, truth.csv, as `cryorbit simulate`
 writes them. Where it also holds fine_projection_1A.npy, the noise-free projection at 1 A a pixel, class averages are
-compared with that. RELION and ASPIRE cannot search the defocus: they are told the true one, cryorbit is told none.
+compared with that. RELION and ASPIRE cannot search the defocus: they are told the true one. cryorbit searches it and
+ignores what particles.star says of it.
+
+Outlier scores are rlnParticleSelectZScore of cryorbit, minus rlnLogLikeliContribution of RELION, and minus the
+correlation with the average of ASPIRE, which has no score for that.
 
 Every program gets one thread. CPU and memory are those of the whole command, reading and writing included. A peer that
 is not installed is left out with one line that says how to install it.
@@ -264,7 +268,9 @@ def run_aspire(images: Images, out: Path, commands: Commands) -> list[Outcome]:
 def align_with_aspire(star: Path, folder: Path, seed: int) -> None:
     """What the child process does: align all images to one, then twice to their average, last on a finer grid."""
     source, basis, averagers = (import_module(f"aspire.{name}") for name in ("source", "basis", "classification"))
-    images = source.RelionSource(star, dtype=np.float32).downsample(ASPIRE_BOX).phase_flip().cache()
+    # Each step is finished before the next: 0.14.3 flips by a wrongly scaled frequency where downsampling is pending
+    # (ComputationalCryoEM/ASPIRE-Python, issue 1395).
+    images = source.RelionSource(star, dtype=np.float32).phase_flip().cache().downsample(ASPIRE_BOX).cache()
     polar = basis.FFBBasis2D(ASPIRE_BOX, dtype=np.float32)
 
     def average(of: object, classes: NDArray[np.int64], fine: int) -> tuple[NDArray[np.float32], FloatArray]:
@@ -274,19 +280,22 @@ def align_with_aspire(star: Path, folder: Path, seed: int) -> None:
         )
         picture = averager.average(classes, np.zeros(classes.shape, dtype=bool)).asnumpy()
         base = classes[0, 0]
-        return picture, np.stack([np.rad2deg(averager.rotations[base]), -averager.dot_products[base]])
+        return picture, np.stack([np.rad2deg(averager.rotations[base]), averager.dot_products[base]])
 
     count = images.n
     pixel_size_A = float(images.pixel_size)
+    particles = images.images[:].asnumpy()
     # A single image may be junk: start from several, and keep the average with the most contrast, as ASPIRE ranks them.
     bases = np.random.default_rng(seed).choice(count, ASPIRE_STARTS, replace=False)
     starts = np.concatenate([average(images, np.roll(np.arange(count), -b)[None], 1)[0] for b in bases])
     picture = starts[[starts.var(axis=(1, 2)).argmax()]]
     for fine in (1, 1, 2):
-        together = np.concatenate([picture, images.images[:].asnumpy()]).astype(np.float32)
+        together = np.concatenate([picture, particles]).astype(np.float32)
         stack = source.ArrayImageSource(together, pixel_size=pixel_size_A)
         picture, found = average(stack, np.arange(count + 1)[None], fine)
-    np.save(folder / "found.npy", found[:, 1:].astype(np.float64))
+    # ASPIRE does not divide its products by the images' norms: bright junk would pass for the best of particles.
+    psi_deg, product = found[:, 1:]
+    np.save(folder / "found.npy", [psi_deg, -product / np.linalg.norm(particles, axis=(1, 2))])
     with mrcfile.new(folder / "average.mrc") as mrc:
         mrc.set_data(picture[0].astype(np.float32))
         mrc.voxel_size = pixel_size_A
@@ -305,7 +314,10 @@ def ring_correlation(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def crossing_A(frc: FloatArray, threshold: float, box_A: float) -> str:
-    """Resolution at which a correlation first falls below a threshold, between rings by a straight line."""
+    """Resolution at which a correlation first falls below a threshold, between rings by a straight line.
+
+    0.5 against the truth is what 0.143 between two halves of the images stands for.
+    """
     below = np.flatnonzero(frc[1:] < threshold) + 1
     if not len(below):
         return f"beyond {box_A / len(frc):.2f}"
@@ -393,7 +405,7 @@ class TrueProjection:
 
 def describe_average(path: Path, images: Images) -> str:
     """Resolution of a class average against the truth."""
-    if images.projection is None:
+    if images.projection is None or not path.is_file():
         return "-"
     with mrcfile.open(path, permissive=True) as mrc:
         picture = np.squeeze(mrc.data).astype(np.float64)
@@ -455,15 +467,15 @@ def main() -> None:
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     images = choose_images(asked.folder, asked.images, out, asked.diameter, asked.seed)
-    commands = Commands()
-    rows = []
+    commands, absent = Commands(), []
+    print(f"{hardware()}; {len(images.names)} images of {asked.folder}\n\n{HEADER}", flush=True)
     for name in names:
         try:
-            rows += [describe(outcome, images) for outcome in PEERS[name](images, out, commands)]
+            for outcome in PEERS[name](images, out, commands):
+                print(describe(outcome, images), flush=True)
         except PeerError as error:
-            print(f"{name} is left out: {error}", flush=True)
-    print(f"{hardware()}; {len(images.names)} images of {asked.folder}\n")
-    print("\n".join([HEADER, *rows, "", "Commands:", *(f"    {said}" for said in commands.said)]))
+            absent.append(f"Left out: {name}. {error}")
+    print("\n".join(["", *absent, "Commands:", *(f"    {said}" for said in commands.said)]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from cryorbit.alignment.orbit import Alignment, ClassAverage, ParticlePoses, ali
 from cryorbit.alignment.reader import RingReader
 from cryorbit.config import RunConfig
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
-from cryorbit.estimation.outliers import FEWEST_PARTICLES, ImageEvidence
+from cryorbit.estimation.outliers import FEWEST_PARTICLES, SEARCHED_POSES_NATS, ImageEvidence
 from cryorbit.io.mrc import write_image
 from cryorbit.io.runs import read_table, write_table
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
@@ -29,6 +29,7 @@ from cryorbit.results import resolve_prior
 # A little beyond 0.3 to 4 um, so that a defocus at the end of that has room for its error.
 SEARCHED_DEFOCUS_um = (0.2, 4.2)
 SNR_SAMPLE = 500
+MANY_PARTICLES = 200
 POSES = "alignment.parquet"
 AVERAGE = "average.mrc"
 AVERAGE_FRC = "average_frc.csv"
@@ -134,7 +135,8 @@ def align_table(
 def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
     poses = found.poses
     pixel_size = reader.images.info.pixel_size_A
-    supported = poses.evidence.likelihood_ratio > 0.5 * poses.evidence.promise
+    promise = poses.evidence.promise
+    supported = (poses.evidence.likelihood_ratio > 0.5 * promise) & (promise > SEARCHED_POSES_NATS)
     middle = supported if supported.any() else np.ones(len(poses), dtype=bool)
     typical = float(np.median(poses.psi_std_deg[middle])) * found.isotropy_order
     frequency = found.average.spatial_frequency_per_A
@@ -159,6 +161,11 @@ def _rms(values: FloatArray) -> float:
 
 def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable, prior: str) -> list[str]:
     said = []
+    if len(particles) < MANY_PARTICLES:
+        said.append(
+            f"{len(particles)} particles are few for an average: the deviations of all estimates may be too small by a "
+            "fifth or more."
+        )
     if not facts["identifiable"]:
         said.append(
             "No in-plane angle can be known: no angle of the average fits the images much better than another, as "
