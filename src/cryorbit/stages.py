@@ -216,7 +216,8 @@ class Job:
         settings, n = self.config.estimation, len(self.particles)
         if not chosen.meaningful:
             self.warn(
-                f"{n} particles are too few to tell outliers from others: every outlier probability is the prior."
+                f"{n} particle{'s are' if n > 1 else ' is'} too few to tell outliers from others: every outlier "
+                "probability is the prior."
             )
         frame = pd.DataFrame({"id": self.particles.ids, **{name: result.score for name, result in scored.items()}})
         frame["outlier_score"] = chosen.score
