@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -484,21 +484,6 @@ def _program(
     pass
 
 
-def _keep_freed_memory() -> None:
-    """Ask the C library to keep what large arrays leave behind.
-
-    It gives every array above some megabytes back to the system and takes it again, page by page: a fifth of the time
-    of an alignment. Elsewhere than with glibc nothing happens.
-    """
-    import ctypes
-
-    mmap_threshold, trim_threshold = -3, -1
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def main() -> None:
     """Run the command line; a user's mistake gets its sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
@@ -506,7 +491,6 @@ def main() -> None:
     # tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
-    _keep_freed_memory()
     # A batch queue's polite request to stop is an interrupt like the user's own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -25,6 +25,7 @@ from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
+from cryorbit.memory import freed_memory_kept
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
     CacheInfo,
@@ -153,7 +154,7 @@ class Job:
         _check_stacks(self.particles, self.folder.manifest["input"])
         names = self.particles.frame[IMAGE_NAME].to_numpy()
         latent = self._latent_hint() if self.has_latent else None
-        with ImageStack(self.particles.locations) as stack:
+        with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
             box_size = network_box_size(stack.box_size, self.config.alignment.box_size, 2)
             images = prepare_images(stack, pixel_size, box_size, self.config.preprocessing, names)
             if not self.has_latent:
