@@ -58,12 +58,13 @@ def run(star: Path, root: Path, out: Path, seed: int, extra: list[str]) -> dict[
         sys.executable, "-m", "cryorbit.cli", "estimate", str(star), "--stack-root", str(root), "--method", "orbit",
         "--out", str(out), "--seed", str(seed), "--quiet", "--overwrite", *extra,
     ]  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu_s": cpu, "wall_s": time.perf_counter() - began, "peak_GB": after.ru_maxrss / 1e6}
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed with exit status {status}.")
+    wall = time.perf_counter() - began
+    return {"cpu_s": used.ru_utime + used.ru_stime, "wall_s": wall, "peak_GB": used.ru_maxrss / 1e6}
 
 
 def start_up_s() -> float:
