@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
 
 INTERRUPTED = 130
+LIMITS_FILE = "limits.csv"
 
 app = typer.Typer(
     add_completion=False,
@@ -397,17 +398,16 @@ def limits(
     """What these data allow: the Cramer-Rao bound of angle, shift and defocus, from their own average and noise."""
     estimation = _given(defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
     choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert)
-    result = _run_until("align", source, out, choices, quiet, latent=False)
-    typer.echo(_limits_text(result.folder))
+    if not (source / LIMITS_FILE).is_file() or choices.changes_to_a_run(source).keys() - {"method"}:
+        _run_until("align", source, out, choices, quiet, latent=False)
+    typer.echo(_limits_text(source if source.is_dir() else out or source))
 
 
 def _limits_text(folder: Path) -> str:
     """The bound at some defoci as a small table."""
     import pandas as pd
 
-    from cryorbit.aligned import LIMITS
-
-    path = folder / LIMITS
+    path = folder / LIMITS_FILE
     if not path.is_file():
         return "There are too few particles to know what they allow."
     table = pd.read_csv(path)

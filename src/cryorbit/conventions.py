@@ -38,6 +38,8 @@ SELECT_ZSCORE = "rlnParticleSelectZScore"
 PSI_STD = "cryorbitAnglePsiStd"
 DEFOCUS_STD = "cryorbitDefocusStd"
 ORIGIN_STD = "cryorbitOriginStd"
+# RELION's name for the probability of the best pose among all.
+POSE_PROBABILITY = "rlnMaxValueProbDistribution"
 OUTLIER_PROBABILITY = "cryorbitOutlierProbability"
 OUTLIER_SCORE = "cryorbitOutlierScore"
 WEIGHT = "cryorbitWeight"

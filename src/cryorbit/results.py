@@ -330,6 +330,8 @@ class Written:
         The latent space's own reading where the file's defocus is trusted; None otherwise.
     origin_A, origin_std_A
         RELION's origin and its deviation, shapes (n, 2) and (n,); None where nothing was found of it.
+    probability
+        Of the angle among all others, shape (n,); None likewise.
     """
 
     psi_deg: FloatArray
@@ -341,6 +343,7 @@ class Written:
     latent_defocus_std_um: FloatArray | None = None
     origin_A: FloatArray | None = None
     origin_std_A: FloatArray | None = None
+    probability: FloatArray | None = None
 
 
 def choose_written(
@@ -369,6 +372,7 @@ def choose_written(
             None if trusted else poses.defocus_std_um,
             None if beside is None else beside.defocus_um, None if beside is None else beside.std_um,
             aligned.origin_A if found else None, aligned.origin_std_A if found else None,
+            poses.mode_probability if found and aligned.identifiable else None,
         )  # fmt: skip
     if latent is None:
         raise ValueError("Neither method has found anything.")
@@ -472,6 +476,8 @@ def annotated(
     if chosen.origin_A is not None:
         columns |= {conventions.ORIGIN_X: chosen.origin_A[:, 0], conventions.ORIGIN_Y: chosen.origin_A[:, 1]}
         columns |= _pixel_origins(particles, chosen.origin_A)
+    if chosen.probability is not None:
+        columns[conventions.POSE_PROBABILITY] = chosen.probability
     if scores_mean_something or conventions.SELECT_ZSCORE not in particles:
         columns[conventions.SELECT_ZSCORE] = scores["outlier_z"].to_numpy()
     if chosen.defocus_std_um is not None:

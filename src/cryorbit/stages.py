@@ -328,9 +328,16 @@ def _check_stacks(particles: ParticleTable, recorded: Mapping[str, Any]) -> None
         )
 
 
+def _share(weight: NDArray[np.float64], rows: NDArray[np.bool_]) -> float | None:
+    """Expected share of good particles (or junk) that falls into some rows, by their probabilities."""
+    total = float(weight.sum())
+    return float(weight[rows].sum()) / total if total > 0 else None
+
+
 def _outlier_facts(chosen: OutlierResult, settings: EstimationConfig, kept: NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "method": chosen.method, "features": settings.outlier_features, "kept": int(kept.sum()),
         "dropped": int((~kept).sum()), "meaningful": chosen.meaningful,
         "threshold": None if kept.all() else float(chosen.score[~kept].min()),
+        "false_rejection": _share(1.0 - chosen.probability, ~kept), "missed": _share(chosen.probability, kept),
     }  # fmt: skip
