@@ -24,7 +24,7 @@ from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import PreparedImages
 from cryorbit.preprocessing.normalise import intensity_statistics
-from cryorbit.results import resolve_prior
+from cryorbit.readings import resolve_prior
 
 # A little beyond 0.3 to 4 um, so that a defocus at the end of that has room for its error.
 SEARCHED_DEFOCUS_um = (0.2, 4.2)

@@ -19,7 +19,7 @@ from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stack
 from cryorbit.io.star import read_star
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
-from cryorbit.results import resolve_prior
+from cryorbit.readings import resolve_prior
 from cryorbit.stages import STAGES, Job
 
 # Settings that change what the alignment itself finds.

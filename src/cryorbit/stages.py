@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryorbit import results
+from cryorbit import readings, results
 from cryorbit.aligned import LatentHint, align_table, load_poses, save_outcome
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ConfigurationError, ParticleDataError
@@ -253,14 +253,14 @@ class Job:
         results.write_particle_files(self.folder.path, table, kept)
         return {}
 
-    def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> results.Outcome:
+    def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> readings.Outcome:
         autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
-        sample = results.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
-        outcome = results.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
+        sample = readings.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
+        outcome = readings.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
         for warning in outcome.warnings:
             self.warn(warning)
         self.folder.manifest.update(outcome.facts)
-        write_table(self.folder.path / "latent.parquet", results.latent_table(self.particles, self.embedding, outcome))
+        write_table(self.folder.path / "latent.parquet", readings.latent_table(self.particles, self.embedding, outcome))
         return outcome
 
     def write_report(self) -> dict[str, Any]:

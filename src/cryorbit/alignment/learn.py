@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, State, improved, mean_noise, recentre, refined, sums_of
+from cryorbit.alignment.average import State, improved, mean_noise, recentre, refined, sums_of
 from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.locate import Located, Model, locate, spread_of
-from cryorbit.alignment.refine import OwnPart, Poses, refine
+from cryorbit.alignment.refine import OwnPart
+from cryorbit.alignment.rivals import isotropy_order, rival_turns, rivals_tried
 from cryorbit.alignment.start import Start, first_state
-from cryorbit.alignment.templates import AverageSums, Geometry, Template, order_weight
+from cryorbit.alignment.templates import AverageSums, Geometry
 
 # Share of particles with another angle nearly as likely above which it is worth searching again for them.
 DOUBTFUL_SHARE = 0.02
@@ -28,13 +28,6 @@ MOST_ROUNDS = 6
 STALLED = 0.8
 GOOD_SUPPORT = 0.5
 FIRST_MODEL_RINGS = 36
-HIGHEST_ISOTROPY = 12
-# Turns that change the expected log-likelihood by less than this cannot be told apart.
-INDISTINCT_NATS = 3.0
-TURNS = 720
-# Turns that change it by less than this may have been mistaken for one another where the average was still poor.
-RIVAL_NATS = 60.0
-MOST_RIVALS = 5
 CHANGED_SHARE = 0.002
 
 Notify = Callable[[str, float], None]
@@ -133,6 +126,28 @@ def learn(
     model = model_of(few, state, geometry, min(FIRST_MODEL_RINGS, rings), spread_of(state.poses, images.grid.box_size))
     notify("every particle", 0.3)
     own = _own_of_few(n, chosen.to(images.device), state)
+    located, everyone = _every_particle(images, model, geometry, weight, own)
+    notify("refinement", 0.6)
+    everyone, _, evidence = improved(images, everyone, geometry, rings, steps=2)
+    particle = weight * particle_probability(evidence)
+    everyone = replace(everyone, weight=located.mode_probability * particle)
+    located, everyone = _doubts_settled(images, replace(located, poses=everyone.poses), everyone, geometry, particle)
+    notify("junk weighed", 0.75)
+    located, everyone = _rivals_settled(images, located, everyone, geometry)
+    everyone, template, evidence = improved(images, everyone, geometry, rings, steps=1)
+    notify("halves", 0.9)
+    halves = independent_halves(images, everyone, geometry)
+    model = Model(geometry, template, everyone.noise, everyone.shift_spread_px)
+    model = replace(model, isotropy_order=isotropy_order(images, model))
+    if model.isotropy_order > 1:
+        located = locate(images, model)
+    return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start)
+
+
+def _every_particle(
+    images: RingImages, model: Model, geometry: Geometry, weight: Tensor, own: OwnPart
+) -> tuple[Located, State]:
+    """Locate all images, and again those in doubt, as long as they become fewer."""
     located = locate(images, model, own)
     everyone = State(located.poses, located.mode_probability * weight, model.noise, model.shift_spread_px)
     share = _doubtful_share(located)
@@ -143,31 +158,22 @@ def learn(
         before, share = share, _doubtful_share(located)
         if share > STALLED * before:
             break
-    notify("refinement", 0.6)
-    everyone, _, evidence = improved(images, everyone, geometry, rings, steps=2)
-    particle = weight * particle_probability(evidence)
-    everyone = replace(everyone, weight=located.mode_probability * particle)
-    located, everyone = _doubts_settled(images, replace(located, poses=everyone.poses), everyone, geometry, particle)
-    notify("junk weighed", 0.75)
+    return located, everyone
+
+
+def _rivals_settled(images: RingImages, located: Located, everyone: State, geometry: Geometry) -> tuple[Located, State]:
+    """Try every image at the angles that look alike, with ever better averages, until hardly any changes."""
+    rings = images.grid.rings
     for _ in range(MOST_ROUNDS):
-        model = model_of(images, everyone, geometry, rings, everyone.shift_spread_px)
-        turns = rival_turns(images, model)
+        turns = rival_turns(images, model_of(images, everyone, geometry, rings, everyone.shift_spread_px))
         if not turns:
             break
         everyone, template, _ = improved(images, everyone, geometry, rings, steps=1)
-        located, everyone, changed = rivals_tried(
-            images, replace(located, poses=everyone.poses), everyone, template, turns
-        )
+        located = replace(located, poses=everyone.poses)
+        located, everyone, changed = rivals_tried(images, located, everyone, template, turns)
         if changed < CHANGED_SHARE:
             break
-    everyone, template, evidence = improved(images, everyone, geometry, rings, steps=1)
-    notify("halves", 0.9)
-    halves = independent_halves(images, everyone, geometry)
-    model = Model(geometry, template, everyone.noise, everyone.shift_spread_px)
-    model = replace(model, isotropy_order=isotropy_order(images, model))
-    if model.isotropy_order > 1:
-        located = locate(images, model)
-    return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start)
+    return located, everyone
 
 
 def _own_of_few(n: int, rows: Tensor, state: State) -> OwnPart:
@@ -223,67 +229,3 @@ def independent_halves(images: RingImages, state: State, geometry: Geometry) -> 
         apart = replace(own, poses=refined(part, own, template, geometry, steps=1, own=True)[0])
         sums.append(sums_of(part, apart, images.grid.rings))
     return sums[0], sums[1]
-
-
-def change_by_turn(images: RingImages, model: Model) -> Float[Tensor, " turns"]:
-    """Expected log-likelihood by which an image tells the average from the average turned by each half degree."""
-    template = model.template
-    k = torch.arange(1, template.rings + 1, device=images.device)
-    ring_weight = 2 * math.pi * k / (images.grid.box_size**2 * mean_noise(images, model.noise)[: template.rings])
-    defoci = images.defocus.fixed_um if images.defocus.fixed_um is not None else images.defocus.values_um
-    power = images.transfers[0].rings(template.rings).amplitude(defoci)[:, 0].square().mean(dim=0)
-    order = torch.arange(template.harmonics.shape[1], device=images.device)
-    by_order = (template.harmonics.abs().square() * (power * ring_weight)[:, None]).sum(dim=0)
-    by_order = by_order * order_weight(len(order)).to(by_order)
-    turn = torch.arange(TURNS, device=images.device) * (2 * math.pi / TURNS)
-    return (1 - torch.cos(turn[:, None] * order)) @ by_order
-
-
-def isotropy_order(images: RingImages, model: Model) -> int:
-    """Largest n for which a turn by 360 / n degrees changes the average by less than one image can show."""
-    change = change_by_turn(images, model)
-    for n in range(HIGHEST_ISOTROPY, 1, -1):
-        if TURNS % n == 0 and float(change[TURNS // n]) < INDISTINCT_NATS:
-            return n
-    return 1
-
-
-def rival_turns(images: RingImages, model: Model) -> list[float]:
-    """Turns in radians after which the average looks nearly as it did, so that an image may have been taken for it."""
-    change = change_by_turn(images, model)
-    before, after = change.roll(1), change.roll(-1)
-    lowest = torch.nonzero((change <= before) & (change < after) & (change < RIVAL_NATS)).flatten()
-    first_peak = int(torch.nonzero((change > before) & (change >= after)).flatten().min()) if len(change) else 0
-    found = [int(turn) for turn in lowest if first_peak < int(turn) < TURNS - first_peak]
-    best = sorted(found, key=lambda turn: float(change[turn]))[:MOST_RIVALS]
-    return [2 * math.pi * turn / TURNS for turn in best]
-
-
-def rivals_tried(
-    images: RingImages, located: Located, state: State, template: Template, turns: list[float]
-) -> tuple[Located, State, float]:
-    """Try other angles at which the average looks nearly the same; also the share of the images that changed theirs."""
-    poses = located.poses
-    first = poses.log_likelihood
-    total = torch.ones_like(first)
-    best, changed = poses, torch.zeros(len(poses), dtype=torch.bool, device=first.device)
-    for turn in turns:
-        parts, order = [], []
-        for rows, batch in images.batches(state.noise, state.shift_spread_px, BATCH, template.rings):
-            now = poses.of_rows(rows)
-            parts.append(refine(batch, template, replace(now, psi=now.psi + turn), images.grid, 1))
-            order.append(rows)
-        other = Poses.concatenate(parts).of_rows(torch.cat(order).argsort())
-        total = total + (other.log_likelihood - first).clamp(max=50).exp()
-        better = other.log_likelihood > best.log_likelihood
-        chosen = torch.arange(len(poses), device=first.device) + len(poses) * better
-        best = Poses.concatenate([best, other]).of_rows(chosen)
-        changed |= better
-    sure = (best.log_likelihood - first).clamp(max=50).exp() / total
-    probability = torch.minimum(located.mode_probability, sure)
-    known = replace(
-        located, poses=best, mode_probability=probability,
-        resultant=torch.minimum(located.resultant, (2 * probability - 1).clamp(min=0)),
-    )  # fmt: skip
-    weight = state.weight / located.mode_probability.clamp(min=1e-6) * probability
-    return known, replace(state, poses=best, weight=weight), float(changed.float().mean())
