@@ -30,6 +30,7 @@ from cryorbit.readings import resolve_prior
 SEARCHED_DEFOCUS_um = (0.2, 4.2)
 SNR_SAMPLE = 500
 MANY_PARTICLES = 200
+AT_AN_END_um, MANY_AT_THE_ENDS = 0.02, 0.02
 POSES = "alignment.parquet"
 AVERAGE = "average.mrc"
 AVERAGE_FRC = "average_frc.csv"
@@ -38,7 +39,7 @@ LIMITS = "limits.csv"
 UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 # Where independent starts find different angles, only ones as sharp as this are believed: the images of round particles
 # agree on whatever made the first average uneven.
-AGREEING, SHARP_DEG = 0.5, 2.0
+AGREEING, SHARP_DEG = 0.8, 1.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
 CAREFUL_LEAD_NATS = 3.0
@@ -155,6 +156,14 @@ def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _share_at_the_ends(poses: ParticlePoses, searched_um: list[float]) -> float:
+    """Share of the particles (by their likelihood ratio) whose defocus ended where the search did."""
+    particle = poses.evidence.likelihood_ratio > 0.5 * poses.evidence.promise
+    margin = np.maximum(AT_AN_END_um, 0.5 * poses.defocus_std_um)
+    ends = (poses.defocus_um < searched_um[0] + margin) | (poses.defocus_um > searched_um[1] - margin)
+    return float(ends[particle].mean()) if particle.any() else 0.0
+
+
 def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
@@ -185,6 +194,13 @@ def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable,
         said.append(
             f"{particles.name}: gives no voltage (_rlnVoltage) for some or all particles: 300 kV, Cs 2.7 mm and "
             "amplitude contrast 0.1 were assumed, on which the defoci depend."
+        )
+    beyond = _share_at_the_ends(found.poses, facts["searched_um"]) if prior != "given" else 0.0
+    if beyond > MANY_AT_THE_ENDS:
+        low, high = facts["searched_um"]
+        said.append(
+            f"{100 * beyond:.0f} % of the particles have a defocus at an end of the range that was searched, {low:g} "
+            f"to {high:g} um: theirs may lie outside, and their deviations mean nothing. Give a wider --defocus-range."
         )
     if prior == "blind" and found.rival_nats < CLEAR_LEAD_NATS:
         said.append(

@@ -345,6 +345,7 @@ def outliers(
     threshold: Annotated[
         float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
     ] = None,
+    invert: Invert = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -353,7 +354,7 @@ def outliers(
 ) -> None:
     """Score outliers: by the evidence of the alignment, or in the latent space with --method latent."""
     estimation = _given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("outliers", source, out, choices, quiet, latent=False)
 
 
@@ -367,6 +368,7 @@ def estimate(
     method: Method = None,
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
+    invert: Invert = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -375,7 +377,7 @@ def estimate(
 ) -> None:
     """Estimate angle, shift and defocus and write the STAR files; the orbit method needs no trained network."""
     estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation)
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("estimate", source, out, choices, quiet, latent=False)
 
 

@@ -12,14 +12,14 @@ import pandas as pd
 
 import cryorbit
 from cryorbit.config import RunConfig, make_config, merge
-from cryorbit.errors import CryorbitError, ParticleDataError, RunFolderError
+from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import read_truth
 from cryorbit.io import read_particles
 from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stacks_fingerprint
 from cryorbit.io.star import read_star
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
-from cryorbit.readings import resolve_prior
+from cryorbit.readings import check_outlier_method, resolve_prior
 from cryorbit.stages import STAGES, Job
 
 # Settings that change what the alignment itself finds.
@@ -132,11 +132,12 @@ def run(
     """
     config = config or make_config()
     table = particles if isinstance(particles, ParticleTable) else read_particles(particles)
-    resolve_prior(table, config.estimation)  # refused now rather than after the training
+    latent = latent or config.estimation.method == "latent"
+    # Refused now rather than after hours of work.
+    resolve_prior(table, config.estimation)
+    check_outlier_method(config.estimation, latent)
     needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
-    folder = RunFolder.create_or_continue(
-        Path(out), _manifest(table, config, latent or config.estimation.method == "latent"), overwrite, needed
-    )
+    folder = RunFolder.create_or_continue(Path(out), _manifest(table, config, latent), overwrite, needed)
     try:
         return _run_job(folder, config, table, until, None, truth, observer)
     finally:
@@ -179,6 +180,13 @@ def rerun(
         config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
         table = _table_of(opened, stage)
         resolve_prior(table, config.estimation)
+        has_network = bool(manifest.get("latent", True)) or opened.stage_done("embed")
+        if config.estimation.method == "latent" and not has_network:
+            raise ConfigurationError(
+                f"{opened.path}: has no network, which the latent method needs; use cryorbit run with the particle "
+                "file and another --out."
+            )
+        check_outlier_method(config.estimation, has_network)
         manifest["configuration"] = config.model_dump(mode="json")
         manifest["identity"] = _identity(config, manifest["input"], bool(manifest.get("latent", True)))
         if stage != "report" and config.estimation.method == "orbit" and SEARCHED & changed.keys():

@@ -147,6 +147,24 @@ def resolve_prior(particles: ParticleTable, settings: EstimationConfig) -> str:
     return settings.defocus_prior or ("given" if particles.has_defocus else "blind")
 
 
+def check_outlier_method(settings: EstimationConfig, has_latent: bool) -> None:
+    """Refuse a decision by what will not be there.
+
+    Raises
+    ------
+    ConfigurationError
+        If the evidence of an alignment is asked for without one, or a detector on the latent space without that.
+    """
+    method = settings.outlier_method
+    if method == "evidence" and settings.method != "orbit":
+        raise ConfigurationError("outlier_method is evidence, which is the alignment's: use --method orbit.")
+    if method not in ("auto", "evidence") and not has_latent:
+        raise ConfigurationError(
+            f"outlier_method is {method}, which looks at the latent space, and this run has none: use cryorbit run "
+            f"with the particle file and --set estimation.outlier_method={method}, or --detector evidence."
+        )
+
+
 def _known_defocus(particles: ParticleTable, settings: EstimationConfig, prior: str) -> tuple[KnownDefocus, str]:
     if settings.defocus_range_um is not None:
         return KnownDefocus.of_range(*settings.defocus_range_um), "the range asked for"

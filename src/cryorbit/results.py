@@ -21,6 +21,7 @@ from cryorbit.particles import ParticleTable
 from cryorbit.readings import Outcome, resolve_prior
 
 INPUT_PREFIX = "cryorbitInput"
+SMALLEST_DEFOCUS_A = 100.0
 
 
 def orientation_warnings(particles: ParticleTable, angle_known: bool) -> tuple[str, ...]:
@@ -221,15 +222,16 @@ def annotated(
         columns |= {conventions.ORIGIN_X: chosen.origin_A[:, 0], conventions.ORIGIN_Y: chosen.origin_A[:, 1]}
         columns |= _pixel_origins(particles, chosen.origin_A)
     if chosen.probability is not None:
-        columns[conventions.POSE_PROBABILITY] = chosen.probability
+        # A pose has a probability only where there is a particle.
+        columns[conventions.POSE_PROBABILITY] = chosen.probability * (1.0 - scores["outlier_probability"].to_numpy())
     if scores_mean_something or conventions.SELECT_ZSCORE not in particles:
         columns[conventions.SELECT_ZSCORE] = scores["outlier_z"].to_numpy()
     if chosen.defocus_std_um is not None:
         columns |= _defocus_columns(particles, chosen.defocus_um * ANGSTROM_PER_UM)
     replaced = {
-        f"{INPUT_PREFIX}{name.removeprefix('rln')}": particles.frame[name].to_numpy(dtype=object)
+        input_name(name): particles.frame[name].to_numpy(dtype=object)
         for name in columns
-        if name in particles
+        if name in particles and input_name(name) not in particles
     }
     if chosen.latent_defocus_um is not None and chosen.latent_defocus_std_um is not None:
         columns[conventions.LATENT_DEFOCUS] = chosen.latent_defocus_um * ANGSTROM_PER_UM
@@ -245,6 +247,11 @@ def annotated(
     return particles.with_columns(columns | replaced)
 
 
+def input_name(column: str) -> str:
+    """Column in which a replaced one is kept; the first value that a file ever had stays there."""
+    return f"{INPUT_PREFIX}{column.removeprefix('rln')}"
+
+
 def _pixel_origins(particles: ParticleTable, origin_A: FloatArray) -> dict[str, Any]:
     """RELION 3.0's origins in pixels, where the file has such columns: two that disagree would be a trap."""
     in_pixels = origin_A / particles.imaging.pixel_size_A[:, None]
@@ -253,6 +260,8 @@ def _pixel_origins(particles: ParticleTable, origin_A: FloatArray) -> dict[str, 
 
 def _defocus_columns(particles: ParticleTable, mean_A: FloatArray) -> dict[str, Any]:
     half = 0.5 * (particles.defocus_u_A - particles.defocus_v_A) if particles.has_defocus else np.zeros(len(particles))
+    # No file may say that a defocus is negative; only junk is found so close to focus.
+    mean_A = np.maximum(mean_A, np.abs(half) + SMALLEST_DEFOCUS_A)
     columns: dict[str, Any] = {conventions.DEFOCUS_U: mean_A + half, conventions.DEFOCUS_V: mean_A - half}
     if conventions.DEFOCUS_ANGLE not in particles:
         columns[conventions.DEFOCUS_ANGLE] = np.zeros(len(particles))

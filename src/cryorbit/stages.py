@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cryorbit import readings, results
 from cryorbit.aligned import LatentHint, align_table, load_poses, save_outcome
 from cryorbit.config import EstimationConfig, RunConfig
-from cryorbit.errors import ConfigurationError, ParticleDataError
+from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
@@ -85,7 +85,8 @@ class Job:
     @property
     def has_latent(self) -> bool:
         """Whether the latent space is part of this run."""
-        return self.config.estimation.method == "latent" or bool(self.folder.manifest.get("latent", True))
+        asked = self.config.estimation.method == "latent" or bool(self.folder.manifest.get("latent", True))
+        return asked or self.folder.stage_done("embed")
 
     def wanted(self, stage: str) -> bool:
         """Whether a stage is part of this run."""
@@ -189,17 +190,7 @@ class Job:
         if settings.method == "orbit":
             poses = load_poses(self.folder.path)
             scored["evidence"] = evidence_outliers(poses.evidence, scored.get("robust_covariance"))
-        chosen = scored.get(method)
-        if chosen is None:
-            raise ConfigurationError(
-                f"outlier_method is {method}, which needs "
-                + (
-                    "the orbit method: use --method orbit."
-                    if method == "evidence"
-                    else "the latent space: use cryorbit run."
-                )
-            )
-        return self._judge(chosen, scored)
+        return self._judge(scored[method], scored)
 
     def _latent_outliers(self) -> dict[str, OutlierResult]:
         settings = self.config.estimation

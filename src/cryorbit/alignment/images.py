@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -77,13 +78,33 @@ class RingImages:
         count = rings or self.grid.rings
         for number, transfer in enumerate(self.transfers):
             members = torch.nonzero(self.group == number).flatten()
-            for rows in torch.split(members, size):
-                own = transfer.with_astigmatism(self.astigmatism_um[rows], self.astigmatism_rad[rows]).rings(count)
+            # An empty tensor would still be split into one part.
+            for rows in torch.split(members, size) if len(members) else ():
+                own = self._transfer(transfer, rows).rings(count)
                 samples = own.split(self.samples[rows, :count], self.grid)
                 yield rows, Batch(
                     samples, own, self.defocus.of_rows(rows), noise[number, :count], shift_spread_px,
                     self.grid.box_size,
                 )  # fmt: skip
+
+    @cached_property
+    def is_astigmatic(self) -> bool:
+        """Whether astigmatism matters for any of the images: then all of them have two channels."""
+        return any(transfer.is_astigmatic(self.astigmatism_um) for transfer in self.transfers)
+
+    def _transfer(self, transfer: RingTransfer, rows: Tensor) -> RingTransfer:
+        if not self.is_astigmatic:
+            return transfer
+        return transfer.with_astigmatism(self.astigmatism_um[rows], self.astigmatism_rad[rows])
+
+    def mean_coherence(self) -> Float[Tensor, "groups rings"]:
+        """What astigmatism leaves of the oscillation of the squared transfer function, the mean of each group."""
+        rows = []
+        for number, transfer in enumerate(self.transfers):
+            members = self.group == number
+            coherence = self._transfer(transfer, members).ring_coherence()
+            rows.append(coherence.mean(dim=0) if len(coherence) else torch.ones_like(transfer.slope_per_um))
+        return torch.stack(rows)
 
     def ring_power(self) -> Float[Tensor, "groups rings"]:
         """Mean power around each ring by optics group; that of all where a group is empty."""

@@ -59,7 +59,8 @@ class PolarGrid:
     rings: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rings < self.box_size / 2:
+        # The gridding kernel reaches two cycles beyond a ring.
+        if not 1 <= self.rings <= self.box_size / 2 - 2:
             raise ValueError(f"{self.rings} rings do not fit into a box of {self.box_size} pixels.")
 
     @cached_property

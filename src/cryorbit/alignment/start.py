@@ -197,11 +197,13 @@ class _GainProblem:
         weight = (2 * torch.pi * k / (images.grid.box_size**2 * noise[:, :rings]))[images.group]
         defocus = images.defocus.coarser(GAIN_STEP_um)
         waves, squares = [], []
-        for transfer in images.transfers:
+        mean_coherence = images.mean_coherence()
+        for number, transfer in enumerate(images.transfers):
             inner = transfer.rings(rings)
             sine = inner.amplitude(defocus.values_um)
             waves.append(torch.cat([sine, inner.slope(defocus.values_um)], dim=1)[:, :channels].flatten(1))
-            squares.append(sine[:, 0].square())
+            chi2 = 2 * inner.chi(defocus.values_um)
+            squares.append(0.5 * (1 - mean_coherence[number, :rings] * torch.cos(chi2)))
         return cls(
             (correlation * weight[:, None]).flatten(1), weight, torch.stack(waves), torch.stack(squares),
             images.group, defocus.values_um, defocus.log_prior(),
@@ -296,11 +298,12 @@ def first_state(
     agreement = max((_agreement(state.poses, other.poses) for other, _ in found[1:]), default=1.0)
     searched = images.defocus.fixed_um is None
     rival = float("inf")
-    for rings in (min(count, images.grid.rings) for count in GAIN_RINGS):
+    for count in GAIN_RINGS:
+        rings = min(count, images.grid.rings)
         state = replace(state, poses=recentre(state.poses, state.weight))
         if searched:
             blind = images.defocus.centre_um is None
-            defocus, rival = defocus_by_gains(images, state, rings, generator, blind and rings >= GAIN_RINGS[1])
+            defocus, rival = defocus_by_gains(images, state, rings, generator, blind and count >= GAIN_RINGS[1])
             state = replace(state, poses=replace(state.poses, defocus_um=defocus))
         state, _, _ = improved(images, state, geometry, rings, steps=2)
     return Start(state, evidence, rival, agreement)

@@ -49,11 +49,14 @@ class RingTransfer:
         frequency = grid.radius / (grid.box_size * pixel_size_A)
         return cls(*ctf_phase_line(frequency, optics, phase_shift_deg))
 
+    def is_astigmatic(self, half_difference_um: Tensor) -> bool:
+        """Whether any of these differences matters."""
+        if not len(half_difference_um):
+            return False
+        return float(half_difference_um.abs().max() * self.slope_per_um.max()) >= NEGLIGIBLE_ASTIGMATISM
+
     def with_astigmatism(self, half_difference_um: Tensor, angle_rad: Tensor) -> RingTransfer:
-        """The same with the astigmatism of a batch; without where it is negligible."""
-        largest = float(half_difference_um.abs().max() * self.slope_per_um.max()) if len(half_difference_um) else 0.0
-        if largest < NEGLIGIBLE_ASTIGMATISM:
-            return self
+        """The same with the astigmatism of a batch."""
         return RingTransfer(self.slope_per_um, self.offset, half_difference_um, angle_rad)
 
     def rings(self, count: int) -> RingTransfer:

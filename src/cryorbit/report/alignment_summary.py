@@ -123,7 +123,7 @@ def _defocus(run: RunRecord) -> str:
     else:
         searched = run.fact("alignment", "searched_um")
         text = "Defoci were found from the images alone; values that the input may have had were not used"
-        known = isinstance(searched, list) and [type(end) for end in searched] == [float, float]
+        known = isinstance(searched, list) and len(searched) == 2 and all(isinstance(x, int | float) for x in searched)
         text += f" (searched: {searched[0]:g} to {searched[1]:g} µm)." if known else "."
     rival = run.number("alignment", "rival_nats")
     if rival is None or rival >= CLEAR_LEAD_NATS:
@@ -146,7 +146,9 @@ def agreement(run: RunRecord) -> str:
             f"{degrees(angle.expected_rms)} would be expected of their predicted deviations)"
         )
     if defocus is not None and not same_defoci(run):
+        given = ", where the alignment has the input file's" if run.keeps_file_defocus else ""
         said.append(
-            f"by {micrometres(defocus.rms)} in the defocus (rms; {micrometres(defocus.expected_rms)} would be expected)"
+            f"by {micrometres(defocus.rms)} in the defocus (rms{given}; "
+            f"{micrometres(defocus.expected_rms)} would be expected)"
         )
     return f"The two methods differ {listed(said)}, over kept particles." if said else ""

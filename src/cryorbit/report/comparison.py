@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +10,12 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.errors import ParticleDataError
-from cryorbit.estimation.evaluation import Evaluation, RocCurve, align_angles, evaluate, roc
+from cryorbit.estimation.evaluation import Evaluation, RocCurve, align_angles, evaluate, origin_errors_A, roc
 from cryorbit.estimation.truth import Truth
 from cryorbit.report.record import RunRecord
 
+# Angles in degrees or defoci in micrometres that differ by less are one and the same, stored in two ways.
+SAME = 1e-4
 # Prefix of a reading's columns, and how the page calls it; what was written comes first.
 READINGS = {
     "": "Written to the file",
@@ -28,6 +31,7 @@ DETECTORS = {
     "local_outlier_factor": "Local outlier factor",
 }
 NO_JUNK = "none"
+Values = Callable[[RunRecord, str], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def compare(run: RunRecord, truth: Truth) -> Comparison:
     ParticleDataError
         If the truth has another number of rows.
     """
-    for values in (truth.psi_deg, truth.defocus_um, truth.is_outlier, truth.kind):
+    for values in (truth.psi_deg, truth.defocus_um, truth.origin_A, truth.is_outlier, truth.kind):
         if values is not None and len(values) != len(run):
             raise ParticleDataError(
                 f"{truth.source}: has {len(values)} rows where {run.folder} has {len(run)} particles; "
@@ -117,27 +121,49 @@ def readings_of(run: RunRecord) -> list[str]:
     return [prefix for prefix in READINGS if not prefix or f"{prefix}psi_deg" in run.estimates]
 
 
-def distinct_readings(run: RunRecord) -> dict[str, str]:
-    """Readings that differ, by column prefix, and how a figure calls each: what was written is shown once."""
-    names = {
-        "": f"{READINGS['']}: {READINGS[run.reading].lower()}" if run.reading in readings_of(run) else READINGS[""]
-    }
+def angles_of(run: RunRecord, prefix: str) -> FloatArray:
+    """Angles of a reading, shape (n,)."""
+    return run.column("file_psi_deg" if not prefix and run.keeps_file_psi else f"{prefix}psi_deg")
+
+
+def defoci_of(run: RunRecord, prefix: str) -> FloatArray:
+    """Defoci of a reading, shape (n,); NaN for an alignment that took the file's as given."""
+    if prefix == "orbit_" and run.keeps_file_defocus:
+        return np.full(len(run), np.nan)
+    return run.column(f"{prefix}defocus_um")
+
+
+def distinct_readings(run: RunRecord, what: Values) -> dict[str, str]:
+    """Readings that differ in angle or defocus, by column prefix, and how a figure calls each.
+
+    What was written comes first; a reading that says the same is left out.
+
+    Parameters
+    ----------
+    run
+        The run.
+    what
+        :func:`angles_of` or :func:`defoci_of`.
+    """
+    written = what(run, "")
+    from_input = run.keeps_file_defocus if what is defoci_of else run.keeps_file_psi
+    names = {"": f"{READINGS['']}: {'the input' if from_input else READINGS[run.reading].lower()}"}
     for prefix in readings_of(run)[1:]:
-        columns = ("psi_deg", "defocus_um")
-        if not all(np.array_equal(run.column(prefix + c), run.column(c), equal_nan=True) for c in columns):
+        values = what(run, prefix)
+        if np.isfinite(values).any() and not np.allclose(values, written, rtol=0.0, atol=SAME, equal_nan=True):
             names[prefix] = READINGS[prefix]
     return names
 
 
 def _evaluate(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
     """Metrics of one reading: angles over the rows that have both angles, defoci over those that have both."""
-    defocus = run.column(f"{prefix}defocus_um")
+    psi, defocus = angles_of(run, prefix), defoci_of(run, prefix)
     angle_rows, defocus_rows = (
         np.isfinite(estimate) & np.isfinite(true) if true is not None else np.zeros(len(run), dtype=bool)
-        for estimate, true in ((run.column(f"{prefix}psi_deg"), truth.psi_deg), (defocus, truth.defocus_um))
+        for estimate, true in ((psi, truth.psi_deg), (defocus, truth.defocus_um))
     )
     angle = evaluate(
-        psi_deg=run.column(f"{prefix}psi_deg")[angle_rows] if angle_rows.any() else None,
+        psi_deg=psi[angle_rows] if angle_rows.any() else None,
         true_psi_deg=_at(truth.psi_deg, angle_rows),
         # Only for the weights: the paper's are those of the estimated defocus.
         defocus_um=defocus[angle_rows] if np.isfinite(defocus[angle_rows]).all() else None,
@@ -154,6 +180,7 @@ def _evaluate(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
         defocus_std_um=run.column(f"{prefix}defocus_std_um")[defocus_rows],
         is_outlier=None if truth.is_outlier is None else truth.is_outlier[defocus_rows],
     )
+    shift = _evaluate_origins(run, truth, prefix)
     return replace(
         angle,
         particles=len(run),
@@ -161,7 +188,42 @@ def _evaluate(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
         defocus_rmse_um=across.defocus_rmse_um,
         defocus_rmse_weighted_um=across.defocus_rmse_weighted_um,
         defocus_calibration=across.defocus_calibration,
+        origin_rmse_A=None if shift is None else shift.origin_rmse_A,
+        origin_calibration=None if shift is None else shift.origin_calibration,
     )
+
+
+def _evaluate_origins(run: RunRecord, truth: Truth, prefix: str) -> Evaluation | None:
+    """Metrics of a reading's shifts; None where there is nothing to compare, or no frame to compare in."""
+    rows, origin_A = _rows_with_origins(run, truth, prefix)
+    if truth.origin_A is None or not rows.any():
+        return None
+    return evaluate(
+        psi_deg=angles_of(run, prefix)[rows],
+        true_psi_deg=None,
+        defocus_um=None,
+        true_defocus_um=None,
+        origin_A=origin_A[rows],
+        true_origin_A=truth.origin_A[rows],
+        origin_std_A=run.column(f"{prefix}origin_std_A")[rows],
+    )
+
+
+def _rows_with_origins(run: RunRecord, truth: Truth, prefix: str) -> tuple[NDArray[np.bool_], FloatArray]:
+    """True particles whose shift can be compared, shape (n,), and the reading's origins, shape (n, 2)."""
+    origin_A = np.stack([run.column(f"{prefix}origin_{axis}_A") for axis in "xy"], axis=1)
+    known = np.isfinite(origin_A).all(axis=1) & np.isfinite(angles_of(run, prefix)) & run.angle_known
+    return known & true_particles(run, truth), origin_A
+
+
+def shift_errors_A(run: RunRecord, truth: Truth, prefix: str) -> FloatArray | None:
+    """Errors of a reading's shifts in the average's frame, shape (n, 2), NaN where there is none; None without any."""
+    rows, origin_A = _rows_with_origins(run, truth, prefix)
+    if truth.origin_A is None or not rows.any():
+        return None
+    error = np.full((len(run), 2), np.nan)
+    error[rows] = origin_errors_A(origin_A[rows], truth.origin_A[rows], angles_of(run, prefix)[rows])
+    return error
 
 
 def _at(values: FloatArray | None, rows: NDArray[np.bool_]) -> FloatArray | None:
@@ -178,7 +240,7 @@ def angle_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
     """Errors of a reading's angles after the global shift and sign; None where there is nothing to compare."""
     if truth.psi_deg is None:
         return None
-    estimate = run.column(f"{prefix}psi_deg")
+    estimate = angles_of(run, prefix)
     rows = np.isfinite(estimate) & np.isfinite(truth.psi_deg) & true_particles(run, truth)
     if not rows.any():
         return None
@@ -193,7 +255,7 @@ def defocus_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
     """Errors of a reading's defocus; None where there is nothing to compare."""
     if truth.defocus_um is None:
         return None
-    estimate = run.column(f"{prefix}defocus_um")
+    estimate = defoci_of(run, prefix)
     rows = np.isfinite(estimate) & np.isfinite(truth.defocus_um) & true_particles(run, truth)
     if not rows.any():
         return None

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
@@ -20,6 +22,7 @@ PNG_DPI = 130
 RASTER_DPI = 180
 MOST_DOTS = 20_000
 CELLS = 200
+LINEAR_SPREAD = 6.0
 # Okabe & Ito's colours, told apart with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -167,6 +170,28 @@ def cell_means(
     else:
         values_in_cells, agreement = mean.real, np.ones_like(counts)
     return np.where(counts > 0, values_in_cells, np.nan), agreement, extent
+
+
+def count_bar(figure: Figure, axes: Axes, drawn: ScalarMappable) -> None:
+    """Colour bar of how many particles there are in a bin, in plain numbers on a logarithmic scale."""
+    bar = figure.colorbar(drawn, ax=axes, label="particles in a bin", shrink=0.85)
+    low, high = drawn.get_clim()
+    steps = [k * 10**decade for decade in range(7) for k in (1, 2, 5)]
+    shown = [step for step in steps if low <= step <= high]
+    bar.set_ticks([float(step) for step in shown], labels=[f"{step:,}" for step in shown])
+    bar.ax.minorticks_off()
+
+
+def spreads(low: float, high: float) -> bool:
+    """Whether positive values differ so much that their axis should be logarithmic."""
+    return high > LINEAR_SPREAD * low
+
+
+def plain_ticks(axis: XAxis | YAxis) -> None:
+    """Numbers of a logarithmic axis as they are spoken, not as powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def say_nothing(axes: Axes, sentence: str) -> None:

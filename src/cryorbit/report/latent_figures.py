@@ -23,31 +23,42 @@ from cryorbit.report.drawing import (
     new_figure,
     plain_label,
 )
-from cryorbit.report.record import RunRecord
+from cryorbit.report.record import NO_LATENT_SPACE, RunRecord
 
 NO_LATENT = "latent.parquet is missing or does not fit the estimates, so the latent space cannot be drawn."
 MOST_KINDS = 7
 MOST_MARKS = 2_000
 
 
+def why_no_latent(run: RunRecord) -> str:
+    """Why the latent space cannot be drawn."""
+    return NO_LATENT if run.has_latent or not run.has_alignment else NO_LATENT_SPACE
+
+
 def latent_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     """Latent points coloured by what was estimated."""
     name, title = "latent_plane", "Latent space, coloured by the estimates"
     if run.principal is None:
-        return LeftOut(name, title, NO_LATENT)
+        return LeftOut(name, title, why_no_latent(run))
     period = 360.0 / run.isotropy_order
     psi, defocus = run.column("psi_deg"), run.column("defocus_um")
     scales = (
-        angle_scale("estimated angle (degrees)", period),
+        angle_scale("angle written (degrees)", period),
         _defocus_scale("defocus written (µm)", run, truth),
     )
     caption = (
         "Each point is a particle, placed by its principal coordinates in the latent space; kept particles only. "
-        "Left, colour is the estimated in-plane angle; right, the defocus that was written to the file. Where the "
+        "Left, colour is the in-plane angle, right, the defocus, both as written to the file. Where the "
         "encoder learnt orbits one sees rings: the angle runs through all colours along a ring, and rings of "
         "different defocus lie inside or beside one another. Colours that run round twice in the upper plane mean "
-        "that it folds the orbits, which then often separate along the third axis (lower row). Estimates colour "
-        "their own latent space here: smooth colours show that they are consistent, not that they are right."
+        "that it folds the orbits, which then often separate along the third axis (lower row). "
+    )
+    caption += (
+        "The colours come from the alignment, which compares the images with their average and takes from this space "
+        "no more than a start: where they are smooth, the network has found the same geometry."
+        if run.has_alignment
+        else "Estimates colour their own latent space here: smooth colours show that they are consistent, not that "
+        "they are right."
     )
     return _clouds(run, name, title, (wrap_deg(psi, period), defocus), scales, run.kept, caption)
 
@@ -56,7 +67,7 @@ def latent_plane_truth(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     """Latent points coloured by the truth."""
     name, title = "latent_plane_truth", "Latent space, coloured by the truth"
     if run.principal is None:
-        return LeftOut(name, title, NO_LATENT)
+        return LeftOut(name, title, why_no_latent(run))
     if truth is None or (truth.psi_deg is None and truth.defocus_um is None):
         return LeftOut(name, title, "No true angles or defoci were given.")
     unknown = np.full(len(run), np.nan)
@@ -89,7 +100,7 @@ def _clouds(
 ) -> Plot | LeftOut:
     """Planes of the first two axes, and of the first and third, each coloured by angle and by defocus."""
     if run.principal is None:
-        return LeftOut(name, title, NO_LATENT)
+        return LeftOut(name, title, why_no_latent(run))
     seconds = range(1, run.principal.shape[1])
     figure = new_figure(10.0, 4.4 * len(seconds))
     panels = figure.subplots(len(seconds), 2, squeeze=False)
@@ -117,7 +128,7 @@ def outliers_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     """Where the dropped particles lie, and the true junk (paper, Figure 5 right)."""
     name, title = "outliers", "Outliers in the latent space"
     if run.principal is None:
-        return LeftOut(name, title, NO_LATENT)
+        return LeftOut(name, title, why_no_latent(run))
     kinds = None if truth is None else junk_kinds(truth)
     figure = new_figure(10.0 if kinds is not None else 6.0, 4.8)
     panels = figure.subplots(1, 1 if kinds is None else 2, squeeze=False)[0]

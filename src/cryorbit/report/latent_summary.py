@@ -30,7 +30,7 @@ def for_comparison(run: RunRecord) -> str:
         return ""
     parts = [
         "For comparison the latent space of the network was read too, as the paper does; nothing of what follows was "
-        "written to the particle file (columns latent_ and plane_ of estimates.parquet)."
+        "written to the particle file (it is in the columns latent_* and plane_* of estimates.parquet)."
     ]
     angle = typical(run.column("latent_psi_std_deg")[run.kept])
     if not identifiable(run):

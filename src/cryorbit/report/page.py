@@ -25,7 +25,7 @@ REPORT = "report.html"
 TEMPLATE = "page.html"
 # Wider figures scroll sideways on a phone instead of shrinking beyond what can be read.
 PHONE_FIGURE_INCH = 7.0
-# Longer lists are counted instead of printed.
+# Longer lists are left to run.json.
 LONGEST_LIST = 12
 
 
@@ -131,10 +131,12 @@ def _precision_table(run: RunRecord, comparison: Comparison | None) -> str:
 
 
 def _truth_section(comparison: Comparison, guess_deg: float) -> str:
+    has_shifts = any(found.origin_rmse_A is not None for found in comparison.readings.values())
+    shifts = "; shifts in the frame of the average, after one offset" if has_shifts else ""
     parts = [
         f'<section id="truth"><h2>Against the truth</h2>\n<p>The truth is {escape(comparison.source)}. '
         "Errors are over true particles, dropped or not; angles after one shift and one sign for the whole set "
-        "(equation 8 of the paper), wrapped before squaring. "
+        f"(equation 8 of the paper), wrapped before squaring{shifts}. "
         f"An error of about {guess_deg:.0f}° is that of a guess.</p>",
         _table(
             "Angle and defocus",
@@ -213,7 +215,7 @@ def _flat(value: Any, name: str = "") -> Iterable[list[str]]:
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list):
         nested = len(value) > LONGEST_LIST or any(isinstance(item, list | Mapping) for item in value)
-        yield [name, f"{len(value)} rows or values" if nested else ", ".join(map(_short, value))]
+        yield [name, "see run.json" if nested else ", ".join(map(_short, value))]
     elif value is not None:
         yield [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
 

@@ -1,17 +1,16 @@
-"""Figures of the particles: the best, the doubtful and the worst; histograms of score, deviation and defocus."""
+"""Figures of the particles: the best, the doubtful and the worst; and how they fall into place."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import affine_transform, gaussian_filter
 
 from cryorbit.conventions import FloatArray
 from cryorbit.estimation.truth import Truth
-from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.report.drawing import COLOURS, LINES, LeftOut, Plot, middle_range, new_figure, say_nothing
+from cryorbit.report.drawing import LeftOut, Plot, middle_range, new_figure
 from cryorbit.report.record import RunRecord
 
 COLUMNS = 12
@@ -20,16 +19,23 @@ SECTION = COLUMNS * ROWS_OF_A_SECTION
 GAP_PX = 2
 # The doubtful particles are a random sample of this many times as many that lie nearest to the threshold.
 DOUBTFUL_POOL = 4
-BINS = 60
+# Particles that the plain means are of.
+MEANS_OF = (10, 100, 1000)
 SMOOTHING_PX = 1.0
+
+
+def why_no_images(run: RunRecord) -> str:
+    """Why no particle can be shown."""
+    if run.has_alignment and not run.has_latent:
+        return "This run kept no copy of the images, which only the latent space needs, so no particles can be shown."
+    return "The cache of images was deleted or does not fit the estimates, so no particles can be shown."
 
 
 def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG001
     """The best, the doubtful and the worst particles by outlier score."""
     name, title = "montage", "Best, doubtful and worst particles"
     if run.cache is None:
-        reason = "The cache of images was deleted or does not fit the estimates, so no particles can be shown."
-        return LeftOut(name, title, reason)
+        return LeftOut(name, title, why_no_images(run))
     sections = choose_particles(run)
     images = {label: _smoothed(run.cache, rows) for label, rows in sections.items()}
     # The first section has the best particles: junk may be too bright for the scale, but must not set it.
@@ -102,95 +108,76 @@ def mosaic(images: FloatArray) -> FloatArray:
     return sheet.reshape(rows * (height + GAP_PX), COLUMNS * (width + GAP_PX))
 
 
-def histograms(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
-    """Histograms of outlier score, predicted angle deviation and defocus."""
-    figure = new_figure(11.0, 3.8)
-    panels = figure.subplots(1, 3)
-    _scores(panels[0], run, truth)
-    deviations = {"orbits": run.column("latent_psi_std_deg"), "plane": run.column("plane_psi_std_deg")}
-    _deviations(panels[1], {label: values[run.kept] for label, values in deviations.items()})
-    defoci = {label: values[run.kept] for label, values in _defocus_columns(run, truth).items()}
-    _defoci(panels[2], defoci)
-    caption = (
-        "Left, the outlier score of all particles on a logarithmic scale of counts; particles right of the dashed "
-        "line were dropped. A second hump on the right is a group of junk; without one, the threshold is a matter "
-        "of taste. Middle, the predicted standard deviation of the angle of kept particles, read from the orbits "
-        f"and by the paper's plane formula; {UNKNOWN_ANGLE_STD_DEG / run.isotropy_order:.1f} degrees means that "
-        "nothing is known. "
-        "Right, the defocus of kept particles. The latent's defocus is matched to a known distribution, so its "
-        "spread agrees by construction and is no test. Extreme values are counted in the outermost bins."
+def aligned(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG001
+    """Some good particles as they are and put into place, and means of more and more of them."""
+    name, title = "aligned", "Particles put into place"
+    psi, good = run.column("psi_deg"), run.kept & np.isfinite(run.column("psi_deg"))
+    if run.cache is None:
+        return LeftOut(name, title, why_no_images(run))
+    if not run.angle_known or not good.any():
+        return LeftOut(name, title, "No angle of a kept particle is known, so none can be turned into place.")
+    rows = np.flatnonzero(good)
+    best = rows[np.argsort(run.column("outlier_score")[rows], kind="stable")][:COLUMNS]
+    drawn = np.random.default_rng(0).permutation(rows)[: MEANS_OF[-1]]
+    shift = shifts_px(run, run.cache.info.pixel_size_A)
+    raw = _smoothed(run.cache, best)
+    parts = {"as they are": raw, "put into place": put_into_place(raw, psi[best], shift[best])}
+    figure = new_figure(10.0, 4.4)
+    parts_of_page = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 2.1))[:, 0]
+    panels = parts_of_page[0].subplots(2, 1)
+    limits = middle_range(raw.ravel(), 0.1)
+    for axes, (label, part) in zip(panels, parts.items(), strict=True):
+        axes.imshow(mosaic(part), cmap="gray", vmin=limits[0], vmax=limits[1])
+        axes.set_axis_off()
+        axes.set_title(f"{label}: {len(best)} of the best", fontsize=10, loc="left")
+    images = run.cache.read(drawn).numpy().astype(np.float64)
+    _draw_means(
+        parts_of_page[1], {"as they are": images, "put into place": put_into_place(images, psi[drawn], shift[drawn])}
     )
-    title = "Histograms of score, angle deviation and defocus"
-    return Plot("histograms", title, figure, caption, "Histograms of outlier score, angle deviation and defocus.")
+    how = "turned and shifted" if (shift != 0).any() else "turned (no shift was estimated)"
+    caption = (
+        f"Above, particles with the lowest outlier scores, as they are and then {how} by what was written to the "
+        "file. Below, plain means of more and more kept particles, drawn at random, each on its own grey "
+        "scale: as they are they become a blur, put into place they should show the particle. The contrast transfer "
+        "function is not corrected here, so fine details of different defoci cancel."
+        + (" The class average above has it corrected." if run.has_alignment else "")
+    )
+    return Plot(name, title, figure, caption, "Particles as they are and put into place, and their means.")
 
 
-def _defocus_columns(run: RunRecord, truth: Truth | None) -> dict[str, FloatArray]:
-    """Every opinion of the defocus by its name; the one that was written is marked."""
-    columns = {"orbits": "latent_defocus_um", "plane": "plane_defocus_um", "input file": "file_defocus_um"}
-    written = run.column("defocus_um")
-    found = {}
-    for label, column in columns.items():
-        values = run.column(column)
-        same = np.isfinite(written).any() and np.allclose(values, written, equal_nan=True)
-        found[f"{label} (written)" if same else label] = values
-    if not any(label.endswith("(written)") for label in found):
-        found["written"] = written
-    if truth is not None and truth.defocus_um is not None:
-        found["truth"] = truth.defocus_um
-    return found
+def _draw_means(figure: SubFigure, groups: dict[str, FloatArray]) -> None:
+    """Means of the first 10, 100, ... images of each group, side by side."""
+    n = len(next(iter(groups.values())))
+    counts = [k for k in MEANS_OF if k < n] + [n]
+    panels = figure.subplots(1, len(counts) * len(groups), squeeze=False)[0]
+    shown = [(label, images[:k].mean(axis=0), k) for label, images in groups.items() for k in counts]
+    for axes, (label, mean, k) in zip(panels, shown, strict=True):
+        low, high = middle_range(mean.ravel(), 0.1)
+        axes.imshow(mean, cmap="gray", vmin=low, vmax=high)
+        axes.set_axis_off()
+        axes.set_title(f"{label}:\nmean of {k:,}", fontsize=10)
 
 
-def _steps(axes: Axes, groups: dict[str, FloatArray], edges: FloatArray) -> None:
-    for number, (label, values) in enumerate(groups.items()):
-        finite = values[np.isfinite(values)]
-        if not len(finite):
-            continue
-        counts, _ = np.histogram(finite.clip(edges[0], edges[-1]), edges)
-        axes.stairs(
-            counts, edges, label=label, color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
-            linewidth=1.8,
-        )  # fmt: skip
-    axes.set_ylabel("particles")
+def shifts_px(run: RunRecord, pixel_size_A: float) -> FloatArray:
+    """Where each particle lies relative to the centre of its box, shape (n, 2); zero where that is not known."""
+    origin_A = np.stack([run.column("origin_x_A"), run.column("origin_y_A")], axis=1)
+    return np.nan_to_num(-origin_A / pixel_size_A)
 
 
-def _scores(axes: Axes, run: RunRecord, truth: Truth | None) -> None:
-    axes.set_xlabel("outlier score (no unit)")
-    score = run.column("outlier_score")
-    if not run.has_scores:
-        say_nothing(axes, "no meaningful scores")
-        return
-    threshold = run.number("outliers", "threshold")
-    low, high = middle_range(score, 0.25)
-    if threshold is not None:
-        low, high = min(low, threshold), max(high, threshold + 0.25 * abs(threshold - low))
-    groups = {"kept": score[run.kept], "dropped": score[~run.kept]}
-    if truth is not None and truth.is_outlier is not None:
-        groups["true junk"] = score[truth.is_outlier]
-    _steps(axes, groups, np.linspace(low, high, BINS + 1))
-    if threshold is not None:
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")
-    axes.set_yscale("log", nonpositive="clip")
-    axes.legend(fontsize=8)
+def put_into_place(images: FloatArray, psi_deg: FloatArray, shift_px: FloatArray) -> FloatArray:
+    """Images turned and shifted so that they all lie like the reference; signs as in :mod:`cryorbit.conventions`.
 
-
-def _deviations(axes: Axes, groups: dict[str, FloatArray]) -> None:
-    axes.set_xlabel("predicted angle deviation (degrees)")
-    values = np.concatenate(list(groups.values()))
-    positive = values[np.isfinite(values) & (values > 0)]
-    if not len(positive):
-        say_nothing(axes, "no angle deviations")
-        return
-    low, high = middle_range(positive, 0.25)
-    _steps(axes, groups, np.geomspace(low * 0.9, high * 1.1, BINS + 1))
-    axes.set_xscale("log")
-    axes.legend(fontsize=8)
-
-
-def _defoci(axes: Axes, groups: dict[str, FloatArray]) -> None:
-    axes.set_xlabel("defocus (µm)")
-    values = np.concatenate(list(groups.values()))
-    if not np.isfinite(values).any():
-        say_nothing(axes, "no defocus")
-        return
-    _steps(axes, groups, np.linspace(*middle_range(values, 0.25), BINS + 1))
-    axes.legend(fontsize=8)
+    Parameters
+    ----------
+    images
+        Shape (m, h, w).
+    psi_deg, shift_px
+        Of each, shapes (m,) and (m, 2).
+    """
+    centre = np.array([images.shape[1] // 2, images.shape[2] // 2], dtype=np.float64)
+    placed = np.empty_like(images)
+    for k, angle in enumerate(np.radians(psi_deg)):
+        # reference(y) = image(R(psi)^T y + t), here with the rows first.
+        back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        placed[k] = affine_transform(images[k], back, centre + shift_px[k, ::-1] - back @ centre, order=1)
+    return placed

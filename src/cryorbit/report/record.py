@@ -122,7 +122,7 @@ class RunRecord:
 
     @property
     def reading(self) -> str:
-        """Column prefix of the reading whose angles were written: aligned, of latent orbits, or of the paper's plane."""
+        """Column prefix of the reading whose angles were written: aligned, latent orbits, or the paper's plane."""
         if self.has_alignment:
             return "orbit_"
         return "plane_" if self.fact("chart", "read") == "pca" else "latent_"
@@ -132,6 +132,12 @@ class RunRecord:
         """Whether an angle can be read at all, as far as the run says."""
         facts = "alignment" if self.has_alignment else "chart"
         return self.fact(facts, "identifiable") is not False
+
+    @property
+    def keeps_file_psi(self) -> bool:
+        """Whether the angle in the output is the input file's own, since none could be read and it had some."""
+        folded = self.reading == "plane_" and self.number("chart", "winding") not in (None, 1.0, -1.0)
+        return (folded or not self.angle_known) and bool(np.isfinite(self.column("file_psi_deg")).any())
 
     @property
     def isotropy_order(self) -> int:

@@ -42,7 +42,7 @@ def key_numbers(run: RunRecord, comparison: Comparison | None) -> dict[str, str]
     if comparison is not None:
         written = comparison.readings[""]
         whose = "file's defocus, kept" if run.keeps_file_defocus else "written defocus"
-        numbers["true error of the written angle (rms)"] = degrees(written.angle_rmse_deg)
+        numbers["true error of the written angle (rms)"] = degrees(written.angle_rmse_deg if run.angle_known else None)
         numbers[f"true error of the {whose} (rms)"] = micrometres(written.defocus_rmse_um)
     return numbers
 
@@ -73,7 +73,11 @@ def _dropping(run: RunRecord) -> str:
     limit = run.number("configuration", "estimation", "outlier_threshold")
     rule = f"an outlier probability above {limit:g}" if limit is not None else "the outlier probability"
     lost = run.number("outliers", "false_rejection")
-    cost = f" By these probabilities, {percent(lost, 1.0)} of the true particles are lost with them." if lost is not None else ""
+    cost = (
+        f" By these probabilities, {percent(lost, 1.0)} of the true particles are lost with them."
+        if lost is not None
+        else ""
+    )
     return (
         f"{begin}, {kept:,} are kept and {dropped:,} ({percent(dropped, len(run))}) dropped. The rule is {rule}, "
         f"from {_judge(run)}.{cost} Dropped particles are listed, not lost."
@@ -92,7 +96,7 @@ def _judge(run: RunRecord) -> str:
 def _truth(run: RunRecord, comparison: Comparison) -> str:
     """The errors, in the very numbers of the table."""
     written, parts = comparison.readings[""], []
-    if written.angle_rmse_deg is not None:
+    if written.angle_rmse_deg is not None and run.angle_known:
         parts.append(
             f"the written angles are wrong by {degrees(written.angle_median_deg)} (median) and "
             f"{degrees(written.angle_rmse_deg)} (rms){_honesty(written.angle_calibration)}"
@@ -106,13 +110,19 @@ def _truth(run: RunRecord, comparison: Comparison) -> str:
         parts.append(
             f"the latent's defoci by {micrometres(latent.defocus_rmse_um)} (rms){_honesty(latent.defocus_calibration)}"
         )
+    if written.origin_rmse_A is not None:
+        parts.append(
+            f"the written shifts by {angstrom(written.origin_rmse_A)} (rms along an axis)"
+            f"{_honesty(written.origin_calibration)}"
+        )
     junk = [kind for kind in comparison.kinds if kind.kind != NO_JUNK]
     if junk:
         found, there = sum(kind.dropped for kind in junk), sum(kind.particles for kind in junk)
         lost = next((kind.dropped for kind in comparison.kinds if kind.kind == NO_JUNK), 0)
         parts.append(f"{found:,} of {there:,} junk particles were dropped, and {lost:,} true particles with them")
+    compared = {written.angle_rmse_deg, written.defocus_rmse_um} != {None}
     if not parts:
-        return f"There is nothing in {comparison.source} that the estimates could be compared with."
+        return "" if compared else f"There is nothing in {comparison.source} that the estimates could be compared with."
     return f"Against {comparison.source}: {'; '.join(parts)}."
 
 
@@ -133,7 +143,9 @@ def precision_columns(run: RunRecord, comparison: Comparison | None) -> dict[str
     if comparison is not None:
         written = comparison.readings[""]
         columns["True error of what was written (rms)"] = Precision(
-            written.angle_rmse_deg, None, None if run.keeps_file_defocus else written.defocus_rmse_um
+            written.angle_rmse_deg if run.angle_known else None,
+            written.origin_rmse_A,
+            None if run.keeps_file_defocus else written.defocus_rmse_um,
         ).words()
     if run.has_latent:
         latent = typical(run.column("latent_psi_std_deg")[run.kept]) if latent_summary.identifiable(run) else None
@@ -145,7 +157,7 @@ def precision_columns(run: RunRecord, comparison: Comparison | None) -> dict[str
 def evaluation_rows(readings: dict[str, Evaluation]) -> list[list[str]]:
     """Rows of the table against the truth: a heading, then one cell for each reading."""
     chosen = list(readings.values())
-    return [
+    rows = [
         ["Angle error, rms", *(degrees(e.angle_rmse_deg) for e in chosen)],
         [
             "Angle error, rms weighted by exp(defocus in µm) − 1",
@@ -160,3 +172,9 @@ def evaluation_rows(readings: dict[str, Evaluation]) -> list[list[str]]:
             *(ratio(e.defocus_calibration) for e in chosen),
         ],
     ]
+    if any(e.origin_rmse_A is not None for e in chosen):
+        rows += [
+            ["Shift error along an axis, rms", *(angstrom(e.origin_rmse_A) for e in chosen)],
+            ["Shift error / predicted deviation (1 is honest)", *(ratio(e.origin_calibration) for e in chosen)],
+        ]
+    return rows

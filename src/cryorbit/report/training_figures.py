@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from cryorbit.estimation.truth import Truth
 from cryorbit.model.losses import BALANCED_DISCRIMINATOR_LOSS
 from cryorbit.report.drawing import COLOURS, LeftOut, Plot, middle_range, new_figure
-from cryorbit.report.record import Preview, RunRecord
+from cryorbit.report.record import NO_LATENT_SPACE, Preview, RunRecord
 
 TERMS = {
     "reconstruction": "reconstruction (nats / image)",
@@ -29,6 +29,8 @@ TERMS = {
 def reconstructions(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG001
     """Held-out images beside what the decoder draws for them, epoch by epoch."""
     name, title = "reconstructions", "Reconstructions during training"
+    if not run.previews and not run.has_latent:
+        return LeftOut(name, title, NO_LATENT_SPACE)
     if not run.previews:
         return LeftOut(name, title, "The run folder has no previews of reconstructions (checkpoint/preview_*.npz).")
     last = run.previews[-1]
@@ -67,6 +69,8 @@ def losses(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG0
     """Every term of the loss over the epochs."""
     name, title = "losses", "Loss curves"
     shown = [term for term in TERMS if any(_used(record, term) for record in run.metrics)]
+    if not shown and not run.has_latent:
+        return LeftOut(name, title, NO_LATENT_SPACE)
     if not shown:
         return LeftOut(name, title, "The run folder has no training curves (metrics.jsonl).")
     columns = min(3 if len(shown) < 7 else 4, len(shown))
