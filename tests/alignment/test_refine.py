@@ -148,7 +148,7 @@ def test_astigmatic_images_have_their_poses_and_fit_better_than_without():
     std = found.covariance.diagonal(dim1=1, dim2=2).sqrt().numpy()
     assert (np.abs(psi) < 0.4 * std[:, 0]).all()
     assert (np.abs(shift) < 0.4 * std[:, 1:]).all()
-    assert (np.abs(defocus) < 1.2 * found.defocus_variance_um2.sqrt().numpy()).all()
+    assert (np.abs(defocus) < 1.8 * found.defocus_variance_um2.sqrt().numpy()).all()
     without = refine(blind, TEMPLATE, start, GRID, steps=4)
     assert float((found.log_likelihood - without.log_likelihood).mean()) > 1.0
 

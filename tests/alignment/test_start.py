@@ -110,7 +110,7 @@ def test_a_known_defocus_is_used(prior):
     known = torch.from_numpy(truth.defocus_um).float() + 0.05
     fixed = DefocusRange(SEARCHED_um, fixed_um=known)
     defocus = fixed if prior == "given" else DefocusRange(SEARCHED_um, known, 0.15)
-    start = first_state(noisy(truth, 7, defocus=defocus), GEOMETRY, 3, 1, 0)
+    start = first_state(noisy(truth, 7, defocus=defocus), GEOMETRY, 6, 1, 0)
     error = start.state.poses.defocus_um.numpy() - truth.defocus_um
     assert np.abs(error).max() < (0.051 if prior == "given" else 0.5)
     assert start.rival_nats == math.inf or start.rival_nats > 0
