@@ -42,7 +42,6 @@ UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 AGREEING, SHARP_DEG = 0.8, 1.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
-CAREFUL_LEAD_NATS = 3.0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 SAMPLE = 5000
 CHUNK = 1000
 LIMITS_STEP_um = 0.1
+# Correlation of halves at which the average of both correlates by one half with the truth (Rosenthal & Henderson 2003).
+FRC_THRESHOLD = 0.143
 # Above this probability of the best angle, the deviation is that around it; below, that over all that are possible.
 SURE = 0.99
 # The average may reach a little beyond the particle's nominal radius.
@@ -294,9 +296,6 @@ def ring_correlation(halves: list[AverageSums], geometry: Geometry) -> FloatArra
     cross = (first * second.conj()).real @ weight
     norm = (first.abs().square() @ weight) * (second.abs().square() @ weight)
     return _array(cross / norm.sqrt().clamp(min=1e-30))
-
-
-FRC_THRESHOLD = 0.143
 
 
 def class_average(reader: RingReader, geometry: Geometry, model: Model, halves: list[AverageSums]) -> ClassAverage:

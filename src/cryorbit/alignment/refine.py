@@ -236,7 +236,6 @@ def compare(
     by_ring, by_order = blur(entered, grid, rings, orders)
     share = own.weight[:, None] * by_ring
     amplitude = batch.transfer.amplitude(entered.defocus_um, variance) * share[:, None]
-    weight = template.own_weight
     put_in = (amplitude[..., None] * harmonics).sum(dim=1) * by_order[:, None]
     weight = template.own_weight
     squared_order = torch.arange(orders, device=weight.device).to(weight) ** 2

@@ -192,6 +192,7 @@ class _GainProblem:
 
     @classmethod
     def of(cls, images: RingImages, correlation: Tensor, noise: Tensor) -> _GainProblem:
+        """Problem of images whose correlations with the pattern of each ring are known."""
         rings, channels = correlation.shape[2], correlation.shape[1]
         k = torch.arange(1, rings + 1, device=noise.device)
         weight = (2 * torch.pi * k / (images.grid.box_size**2 * noise[:, :rings]))[images.group]
