@@ -38,9 +38,17 @@ class PreprocessingConfig(_Part):
 class ModelConfig(_Part):
     """Architecture and loss of the VAE-GAN."""
 
+    architecture: Literal["convolutional", "projection"] = Field(
+        "projection",
+        description="Encoder and decoder: the paper's stacks of convolutions, or perceptrons on the coordinates along "
+        "the set's principal images.",
+    )
+    principal_images: int = Field(256, ge=2, le=4096, description="Principal images (projection).")
+    hidden_width: int = Field(512, ge=8, description="Width of the perceptrons (projection).")
+    hidden_layers: int = Field(3, ge=1, le=8, description="Layers of the perceptrons (projection).")
     latent_dim: int = Field(4, ge=2, le=64, description="Latent dimension: 3 or 4 in the paper.")
-    base_width: int = Field(16, ge=1, description="Channels after the encoder's first block.")
-    n_blocks: int = Field(4, ge=1, le=8, description="Blocks of encoder and decoder.")
+    base_width: int = Field(16, ge=1, description="Channels after the encoder's first block (convolutional).")
+    n_blocks: int = Field(4, ge=1, le=8, description="Blocks of encoder and decoder (convolutional).")
     discriminator_width: int = Field(8, ge=1, description="Channels after the discriminator's first block.")
     discriminator_blocks: int = Field(4, ge=1, le=8, description="Blocks of the discriminator.")
     likelihood: Literal["bernoulli", "gaussian"] = Field(
@@ -48,18 +56,27 @@ class ModelConfig(_Part):
         description="Reconstruction loss: the paper's cross-entropy on images scaled to [0, 1], or a "
         "Gaussian on standardised intensities.",
     )
-    scale_head: bool = Field(False, description="Whether the decoder learns a per-pixel scale.")
+    scale_head: bool = Field(False, description="Whether the decoder learns a per-pixel scale (convolutional).")
     lambda_reg: float = Field(1.0, ge=0, description="Weight of the Kullback-Leibler term.")
     lambda_GAN: float = Field(0.01, ge=0, description="Weight of the adversarial term; 0 leaves the GAN out.")
     lambda_cone: float = Field(0.0, ge=0, description="Weight of the paper's cone term.")
+    lambda_pose: float = Field(
+        10.0,
+        ge=0,
+        description="Weight of the pose term, by which the latent space is told angle and defocus where the training "
+        "is guided; 0 leaves the guidance out.",
+    )
 
     @model_validator(mode="after")
-    def _cone_needs_three_axes(self) -> Self:
-        if self.lambda_cone > 0 and self.latent_dim < 3:
-            raise ValueError(
-                f"lambda_cone is {self.lambda_cone} but the cone needs three latent axes and latent_dim is "
-                f"{self.latent_dim}: set latent_dim to 3 or 4, or lambda_cone to 0"
-            )
+    def _parts_fit_together(self) -> Self:
+        if self.scale_head and self.architecture == "projection":
+            raise ValueError("scale_head is true, which only the convolutional architecture has: set it to false")
+        for name in ("lambda_cone", "lambda_pose"):
+            if getattr(self, name) > 0 and self.latent_dim < 3:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} but the cone needs three latent axes and latent_dim is "
+                    f"{self.latent_dim}: set latent_dim to 3 or 4, or {name} to 0"
+                )
         return self
 
 
@@ -68,18 +85,30 @@ class TrainingConfig(_Part):
 
     epochs: int = Field(40, ge=1, description="Most epochs.")
     images_budget: int | None = Field(
-        120_000,
+        80_000,
         ge=1,
         description="Stop after the epoch in which this many images were shown; a large set needs fewer epochs.",
     )
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     turn_images: bool = Field(
         True,
         description="Show every image under a new random in-plane turn: it acts as the group acts, and "
         "fills the orbits.",
+    )
+    guide: Literal["none", "alignment"] = Field(
+        "alignment",
+        description="What the latent space is told during training: nothing, as in the paper, or angle and defocus of "
+        "the training particles as the alignment finds them, where it does.",
+    )
+    drawn_per_image: float = Field(
+        3.0,
+        ge=0,
+        le=100,
+        description="Images drawn from the class average, whose angle and defocus are known exactly, for every "
+        "particle image of a guided training.",
     )
     validation_fraction: float = Field(0.2, ge=0, lt=1)
     patience: int = Field(10, ge=1, description="Stop after this many epochs without a better validation loss.")
@@ -190,13 +219,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "preprocessing": {"box_size": 128},
         "model": {
-            "latent_dim": 3, "base_width": 64, "n_blocks": 5, "discriminator_width": 64,
-            "discriminator_blocks": 4, "likelihood": "bernoulli", "scale_head": True, "lambda_reg": 1.0,
-            "lambda_GAN": 1.0, "lambda_cone": 1.0,
+            "architecture": "convolutional", "latent_dim": 3, "base_width": 64, "n_blocks": 5,
+            "discriminator_width": 64, "discriminator_blocks": 4, "likelihood": "bernoulli", "scale_head": True,
+            "lambda_reg": 1.0, "lambda_GAN": 1.0, "lambda_cone": 1.0, "lambda_pose": 0.0,
         },
         "training": {
             "epochs": 257, "images_budget": None, "batch_size": 16, "learning_rate": 1e-3,
-            "schedule": "constant", "turn_images": False, "patience": 257, "discriminator_floor": 0.0,
+            "schedule": "constant", "turn_images": False, "guide": "none", "patience": 257,
+            "discriminator_floor": 0.0,
         },
     },
 }  # fmt: skip

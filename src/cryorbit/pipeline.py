@@ -20,7 +20,7 @@ from cryorbit.io.star import read_star
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
-from cryorbit.stages import STAGES, Job
+from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
 
 # Settings that change what the alignment itself finds.
 SEARCHED = {"method", "defocus_prior", "defocus_range_um"}
@@ -139,7 +139,7 @@ def run(
     needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
     folder = RunFolder.create_or_continue(Path(out), _manifest(table, config, latent), overwrite, needed)
     try:
-        return _run_job(folder, config, table, until, None, truth, observer)
+        return _run_job(folder, config, table, until, truth, observer)
     finally:
         folder.close()
 
@@ -187,17 +187,20 @@ def rerun(
                 "file and another --out."
             )
         check_outlier_method(config.estimation, has_network)
+        order = stages_of(config)
         manifest["configuration"] = config.model_dump(mode="json")
         manifest["identity"] = _identity(config, manifest["input"], bool(manifest.get("latent", True)))
         if stage != "report" and config.estimation.method == "orbit" and SEARCHED & changed.keys():
-            stage = min(stage, "align", key=STAGES.index)
-        done = [name for name in STAGES if opened.stage_done(name)]
-        last = max([asked, *done], key=STAGES.index)
-        for later in STAGES[STAGES.index(stage) :]:
-            manifest["stages"].pop(later, None)
+            stage = min(stage, "align", key=order.index)
+        done = [name for name in order if opened.stage_done(name)]
+        last = max([asked, *done], key=order.index)
+        for later in order[order.index(stage) :]:
+            # A network stays as good as it was when the alignment is done again with another prior.
+            if not (stage == "align" and later in LATENT_STAGES):
+                manifest["stages"].pop(later, None)
         manifest["finished"] = False
         opened.save()
-        return _run_job(opened, config, table, last, stage, truth, observer)
+        return _run_job(opened, config, table, last, truth, observer)
     finally:
         opened.close()
 
@@ -226,7 +229,6 @@ def _run_job(
     config: RunConfig,
     table: ParticleTable,
     until: str,
-    redo_from: str | None,
     truth: str | Path | None,
     observer: Observer | None,
 ) -> RunResult:
@@ -238,7 +240,7 @@ def _run_job(
     if known is not None and (truth is not None or Path(known).is_file()):
         job.truth = read_truth(Path(known), table)
         folder.manifest["truth"] = str(Path(known).resolve())
-    job.run(until, redo_from)
+    job.run(until)
     return _result(folder.path)
 
 

@@ -19,6 +19,7 @@ from cryorbit.estimation.defocus import (
     KnownDefocus,
     RadialDirection,
     Radii,
+    cone_defocus,
     known_radial_direction,
     match_quantiles,
     match_quartiles,
@@ -26,7 +27,8 @@ from cryorbit.estimation.defocus import (
     plane_radii,
     radial_direction,
 )
-from cryorbit.estimation.orientation import AngleEstimate, orbit_angle, plane_angle
+from cryorbit.estimation.orientation import AngleEstimate, cone_angle, orbit_angle, plane_angle
+from cryorbit.latent.cone import Cone
 from cryorbit.latent.embed import Embedding, embed_repeats
 from cryorbit.latent.harmonics import FEWEST_PARTICLES, HarmonicChart, fit_harmonics
 from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar
@@ -179,6 +181,7 @@ def estimate_from_latent(
     kept: NDArray[np.bool_],
     settings: EstimationConfig,
     sample: Sample,
+    cone: Cone | None = None,
 ) -> Outcome:
     """Read angle and defocus of every particle from the latent space, in both ways.
 
@@ -192,6 +195,9 @@ def estimate_from_latent(
         Which way is written, and what is known of the defocus.
     sample
         Spectra and repeated exposures of some particles: they tell the radial direction, and how well radii repeat.
+    cone
+        Of a guided training, by whose height the defocus is read; None where the radii must be matched with what is
+        known of the defoci.
     """
     prior = resolve_prior(particles, settings)
     known, known_from = _known_defocus(particles, settings, prior)
@@ -206,25 +212,35 @@ def estimate_from_latent(
     of_orbit = orbit_radii(embedding, sample.rows, sample.repeats)
     of_plane = plane_radii(embedding, axes, sample.rows, sample.repeats)
     direction = find_direction(of_orbit)
-    orbit_defocus = match_quantiles(of_orbit, known, direction, kept)
+    if cone is not None:
+        orbit = Reading(
+            cone_angle(embedding, cone, sample.rows, sample.repeats),
+            cone_defocus(embedding, cone, sample.rows, sample.repeats),
+        )
+    else:
+        orbit = Reading(orbit_angle(embedding, harmonics), match_quantiles(of_orbit, known, direction, kept))
     plane_defocus = match_quartiles(of_plane, known, find_direction(of_plane), kept)
-    orbit = Reading(orbit_angle(embedding, harmonics), orbit_defocus)
     plane = Reading(plane_angle(embedding, axes), plane_defocus)
     chosen = orbit if settings.chart == "orbit" else plane
+    identifiable = harmonics.identifiable or cone is not None
+    if cone is not None and prior == "blind":
+        known_from = "the alignment of the training particles"
     facts = {
-        "isotropy_order": harmonics.isotropy_order if harmonics.identifiable else None,
+        "isotropy_order": orbit.angle.isotropy_order if identifiable else None,
         "chart": {
             "read": settings.chart, "winding": axes.winding, "winding_share": axes.winding_share,
             "closure_deg": axes.closure_deg, "harmonics": harmonics.harmonics.tolist(),
             "locks": harmonics.locks.tolist(), "variation": harmonics.variation,
-            "identifiable": harmonics.identifiable, "radial_evidence": direction.evidence,
+            "identifiable": identifiable, "guided": cone is not None, "radial_evidence": direction.evidence,
         },
         "defocus": {
             "prior": prior, "quartiles_um": known.quantile([0.25, 0.75]).tolist(), "known_from": known_from,
         },
     }  # fmt: skip
-    angle_known = harmonics.identifiable and (settings.chart == "orbit" or axes.is_simple)
-    warnings = _warnings(particles, settings, prior, harmonics, axes, direction)
+    angle_known = identifiable and (settings.chart == "orbit" or axes.is_simple)
+    warnings = _warnings(particles, settings, prior, harmonics, axes, None if cone is not None else direction)
+    if cone is not None and cone.order > 1 and settings.method == "latent":
+        warnings = (*warnings, _modulo(cone.order))
     return Outcome(orbit, plane, chosen, angle_known, prior != "blind", harmonics, axes, facts, warnings)
 
 
@@ -234,8 +250,9 @@ def _warnings(
     prior: str,
     harmonics: HarmonicChart,
     axes: PlaneChart,
-    direction: RadialDirection,
+    direction: RadialDirection | None,
 ) -> tuple[str, ...]:
+    """What the user must know; ``direction`` is None where a guided training makes it and the harmonics needless."""
     if settings.method == "orbit":  # what follows concerns numbers that nobody is going to use
         return ()
     found = []
@@ -244,6 +261,8 @@ def _warnings(
             f"The polar angle of the latent plane runs around {axes.winding} times while a particle turns once: the "
             "paper's formula cannot tell the angle here. Read the orbits instead (chart = orbit)."
         )
+    if direction is None:
+        return tuple(found)
     if not harmonics.identifiable:
         why = (
             f"{harmonics.particles} particles are too few to know"
@@ -253,10 +272,7 @@ def _warnings(
         kept = " The file's own _rlnAnglePsi was kept." if conventions.PSI in particles else ""
         found.append(f"No in-plane angle can be read: {why}.{kept}")
     elif settings.chart == "orbit" and harmonics.isotropy_order > 1:
-        found.append(
-            f"The view looks the same after a turn of 360/{harmonics.isotropy_order} degrees, as far as the network "
-            f"sees: angles are known modulo {360 / harmonics.isotropy_order:g} degrees."
-        )
+        found.append(_modulo(harmonics.isotropy_order))
     if prior == "blind" and direction.evidence < WEAK_EVIDENCE:
         found.append(
             "Whether the latent radius grows or falls with the defocus could hardly be told from the images: the "
@@ -270,6 +286,13 @@ def _warnings(
     if "rlnPhaseShift" in particles and prior == "blind" and (particles.numbers("rlnPhaseShift") != 0).any():
         found.append("The file has phase shifts, which the blind direction of the defocus does not take into account.")
     return tuple(found)
+
+
+def _modulo(order: int) -> str:
+    return (
+        f"The view looks the same after a turn of 360/{order} degrees, as far as the network sees: angles are known "
+        f"modulo {360 / order:g} degrees."
+    )
 
 
 def same_everywhere(particles: ParticleTable) -> bool:

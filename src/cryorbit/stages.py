@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import readings, results
-from cryorbit.aligned import LatentHint, align_table, load_poses, save_outcome
+from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
-from cryorbit.io.mrc import check_stacks
+from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
 from cryorbit.io.star import IMAGE_NAME
+from cryorbit.latent.cone import Cone
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
@@ -38,7 +39,12 @@ from cryorbit.preprocessing.dataset import (
 from cryorbit.progress import Observer
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 
+if TYPE_CHECKING:
+    from cryorbit.training.guidance import Guide
+
 STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
+# A guided training learns from the alignment; else the alignment starts from the latent space.
+GUIDED_STAGES = ("prepare", "align", "train", "embed", "outliers", "estimate", "report")
 # What only the latent space needs.
 LATENT_STAGES = ("prepare", "train", "embed")
 TITLES = {
@@ -50,6 +56,16 @@ TITLES = {
     "estimate": "Estimating",
     "report": "Writing the report",
 }
+
+
+def stages_of(config: RunConfig) -> tuple[str, ...]:
+    """The stages of a run in their order."""
+    return GUIDED_STAGES if is_guided(config) else STAGES
+
+
+def is_guided(config: RunConfig) -> bool:
+    """Whether the training is told what the alignment finds."""
+    return config.training.guide == "alignment" and config.model.lambda_pose > 0
 
 
 class Job:
@@ -91,7 +107,7 @@ class Job:
     def wanted(self, stage: str) -> bool:
         """Whether a stage is part of this run."""
         if stage == "align":
-            return self.config.estimation.method == "orbit"
+            return self.config.estimation.method == "orbit" or (self.has_latent and is_guided(self.config))
         return self.has_latent or stage not in LATENT_STAGES
 
     def prepare(self) -> dict[str, Any]:
@@ -134,13 +150,36 @@ class Job:
                 f"{terms['images_per_second']:.0f} images/s",
             )  # fmt: skip
 
+        guide = self._guide()
         result = train(
             self.cache, self.config, self.folder.file("checkpoint", BEST).parent,
-            self.folder.path / "metrics.jsonl", report,
+            self.folder.path / "metrics.jsonl", report, guide,
         )  # fmt: skip
         for warning in result.warnings:
             self.warn(warning)
+        self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
+
+    def _guide(self) -> Guide | None:
+        """What the training is told; None where the alignment knows no angle, or is not asked."""
+        from cryorbit.training.guidance import Guide, KnownPoses
+
+        if not is_guided(self.config):
+            return None
+        facts = self.folder.manifest["alignment"]
+        if not facts["identifiable"]:
+            self.observer.say("The alignment knows no angle: the network is trained without its guidance.")
+            return None
+        poses = load_poses(self.folder.path)
+        known = KnownPoses(
+            poses.psi_deg,
+            poses.defocus_um,
+            poses.shift_px * (facts["pixel_size_A"] / self.cache.info.pixel_size_A),
+            1.0 - evidence_outliers(poses.evidence, None).probability,
+        )
+        average = read_image(self.folder.path / AVERAGE)
+        optics = readings.usual_optics(self.particles)
+        return Guide.of(self.cache, known, average, optics, facts["isotropy_order"], self.config.seed)
 
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
@@ -154,7 +193,7 @@ class Job:
         pixel_size = _one_pixel_size(self.particles)
         _check_stacks(self.particles, self.folder.manifest["input"])
         names = self.particles.frame[IMAGE_NAME].to_numpy()
-        latent = self._latent_hint() if self.has_latent else None
+        latent = self._latent_hint() if self.has_latent and not is_guided(self.config) else None
         with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
             box_size = network_box_size(stack.box_size, self.config.alignment.box_size, 2)
             images = prepare_images(stack, pixel_size, box_size, self.config.preprocessing, names)
@@ -247,7 +286,10 @@ class Job:
     def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> readings.Outcome:
         autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
         sample = readings.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
-        outcome = readings.estimate_from_latent(self.particles, self.embedding, kept, self.config.estimation, sample)
+        guide = self.folder.manifest.get("guide")
+        outcome = readings.estimate_from_latent(
+            self.particles, self.embedding, kept, self.config.estimation, sample, Cone(**guide) if guide else None
+        )
         for warning in outcome.warnings:
             self.warn(warning)
         self.folder.manifest.update(outcome.facts)
@@ -268,7 +310,7 @@ class Job:
             warnings.append(text)
             self.observer.say(f"Warning: {text}")
 
-    def run(self, until: str, redo_from: str | None = None) -> None:
+    def run(self, until: str) -> None:
         """Run the stages that are not done yet, up to one."""
         actions: dict[str, Callable[[], dict[str, Any]]] = {
             "prepare": self.prepare,
@@ -279,9 +321,9 @@ class Job:
             "estimate": self.estimate,
             "report": self.write_report,
         }
-        first_again = STAGES.index(redo_from) if redo_from is not None else len(STAGES)
-        for number, stage in enumerate(STAGES[: STAGES.index(until) + 1]):
-            if not self.wanted(stage) or (number < first_again and self.folder.stage_done(stage)):
+        order = stages_of(self.config)
+        for stage in order[: order.index(until) + 1]:
+            if not self.wanted(stage) or self.folder.stage_done(stage):
                 continue
             self._stage = stage
             self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
@@ -289,7 +331,7 @@ class Job:
             started = time.perf_counter()
             facts = actions[stage]()
             by_stage = self.folder.manifest["warnings_by_stage"]
-            self.folder.manifest["warnings"] = [text for name in STAGES for text in by_stage.get(name, [])]
+            self.folder.manifest["warnings"] = [text for name in order for text in by_stage.get(name, [])]
             if stage == "report":
                 self.folder.manifest["finished"] = True
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)

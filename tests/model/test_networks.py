@@ -51,11 +51,13 @@ def test_every_parameter_learns(preset):
     small = {"base_width": 4, "n_blocks": 3, "discriminator_width": 4, "discriminator_blocks": 3, "lambda_cone": 1.0}
     config = make_config(preset, {"model": small, "preprocessing": {"box_size": 32}}).model
     autoencoder, discriminator = build_networks(32, config)
+    if autoencoder.principal is not None:
+        autoencoder.principal.fit(torch.randn(300, 1, 32, 32), 0.0)
     output = autoencoder(torch.randn(4, 32, 32))
     adversarial = losses.generator_adversarial(discriminator(autoencoder.simulated_images(output.drawn)))
     loss = losses.total_loss(
         autoencoder.reconstruction_loss(output), losses.kl_to_standard_normal(output.posterior), adversarial,
-        losses.cone(output.latent), losses.LossWeights(1.0, 1.0, 1.0),
+        losses.cone(output.latent), torch.zeros(()), losses.LossWeights(1.0, 1.0, 1.0),
     )  # fmt: skip
     loss.total.backward()
     for name, parameter in autoencoder.named_parameters():

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.latent.axes import VARIANCE_FLOOR
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
+from cryorbit.latent.cone import Cone
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
 from cryorbit.latent.orbits import PlaneChart, plane_polar
+
+SMALLEST_RADIUS = 1e-6
+SMALLEST_STD_DEG = 1e-3
+# Median absolute deviation of a normal distribution in units of its standard deviation.
+NORMAL_MAD = 0.6745
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,45 @@ def orbit_angle(embedding: Embedding, chart: HarmonicChart) -> AngleEstimate:
     if not chart.identifiable:
         return AngleEstimate(found.psi_deg, np.full_like(found.std_deg, UNKNOWN_ANGLE_STD_DEG))
     return AngleEstimate(found.psi_deg, found.std_deg, chart.isotropy_order)
+
+
+def cone_angle(embedding: Embedding, cone: Cone, rows: NDArray[np.int64], repeats: Embedding) -> AngleEstimate:
+    """Angle around the cone of a guided latent space, every turned copy turned back and all averaged.
+
+    Parameters
+    ----------
+    embedding
+        Of all particles.
+    cone
+        That the training was told.
+    rows, repeats
+        Some particles, and the embedding of repeated exposures of them.
+
+    Returns
+    -------
+    AngleEstimate
+        The deviations are the encoder's own, brought to the size that repeated exposures show.
+    """
+    found, again = (_turned_back(of, cone.order) for of in (embedding, repeats))
+    variance = np.exp(embedding.orbit_log_variance[:, :2].astype(np.float64)).mean(axis=1)
+    own = np.degrees(np.sqrt(variance) / np.maximum(np.abs(found), SMALLEST_RADIUS))
+    psi_deg = np.degrees(np.angle(found)) / cone.order
+    moved = np.degrees(np.angle(again * found[rows].conj()))
+    # Median sizes, or a few repeats of junk decide.
+    typical = float(np.median(own[rows])) if len(rows) else 0.0
+    repeat = float(np.median(np.abs(moved))) / NORMAL_MAD if len(rows) else np.nan
+    std = own / cone.order * (repeat / typical if typical > 0 else np.nan)
+    std = np.where(np.isfinite(std), np.maximum(std, SMALLEST_STD_DEG), UNKNOWN_ANGLE_STD_DEG)
+    return AngleEstimate(
+        wrap_deg(psi_deg, 360.0 / cone.order), np.minimum(std, UNKNOWN_ANGLE_STD_DEG / cone.order), cone.order
+    )
+
+
+def _turned_back(embedding: Embedding, order: int) -> NDArray[np.complex128]:
+    """Mean over the turned copies of ``z1 + i z2`` after its turn is taken off, shape (n,)."""
+    orbit = embedding.orbit.astype(np.float64)
+    back = np.exp(-1j * order * np.radians(embedding.turns_deg))
+    return np.asarray(((orbit[..., 0] + 1j * orbit[..., 1]) * back).mean(axis=1))
 
 
 def plane_angle(embedding: Embedding, chart: PlaneChart) -> AngleEstimate:

@@ -171,6 +171,20 @@ def write_image(path: Path, image: NDArray[np.floating[Any]], pixel_size_A: floa
         file.close()
 
 
+def read_image(path: Path) -> NDArray[np.float64]:
+    """The first image of an MRC file, shape (height, width).
+
+    Raises
+    ------
+    ParticleDataError
+        If the file is missing or damaged.
+    """
+    first = np.zeros(1, dtype=np.int64)
+    with ImageStack(ImageLocations((path,), first, first)) as stack:
+        image: NDArray[np.float64] = stack.read(first)[0].astype(np.float64)
+    return image
+
+
 class ImageStack:
     """Particle images spread over many files, read in any order as float32.
 

@@ -1,7 +1,7 @@
 """The terms of the VAE-GAN's loss, each named, each summed over pixels and averaged over images.
 
 The total is ``L = L_rec + lambda_reg L_reg + lambda_GAN L_GAN + lambda_cone L_cone`` (Miolane et al. 2020,
-section 3.1.3).
+section 3.1.3), and ``lambda_pose L_pose`` where the training is guided.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from torch import Tensor
 from cryorbit.model.decoder import Reconstruction
 from cryorbit.model.encoder import LatentPosterior
 
+# Latent axes of the cone, and of the pose term.
+POSE_AXES = 3
+
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Hyper-parameters of the loss: ``lambda_reg``, ``lambda_GAN`` and ``lambda_cone``."""
+    """Hyper-parameters of the loss: ``lambda_reg``, ``lambda_GAN``, ``lambda_cone`` and ``lambda_pose``."""
 
     regularisation: float
     adversarial: float
     cone: float
+    pose: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class LossTerms:
     kl: Float[Tensor, ""]
     adversarial: Float[Tensor, ""]
     cone: Float[Tensor, ""]
+    pose: Float[Tensor, ""]
     total: Float[Tensor, ""]
 
     def as_floats(self) -> dict[str, float]:
@@ -43,11 +48,12 @@ class LossTerms:
 
 
 def total_loss(
-    reconstruction: Tensor, kl: Tensor, adversarial: Tensor, cone: Tensor, weights: LossWeights
+    reconstruction: Tensor, kl: Tensor, adversarial: Tensor, cone: Tensor, pose: Tensor, weights: LossWeights
 ) -> LossTerms:
     """Weigh and add the terms."""
-    total = reconstruction + weights.regularisation * kl + weights.adversarial * adversarial + weights.cone * cone
-    return LossTerms(reconstruction, kl, adversarial, cone, total)
+    total = reconstruction + weights.regularisation * kl + weights.adversarial * adversarial
+    total = total + weights.cone * cone + weights.pose * pose
+    return LossTerms(reconstruction, kl, adversarial, cone, pose, total)
 
 
 def bernoulli_reconstruction(images: Float[Tensor, "batch 1 h w"], drawn: Reconstruction) -> Float[Tensor, ""]:
@@ -102,6 +108,32 @@ def kl_to_standard_normal(posterior: LatentPosterior) -> Float[Tensor, ""]:
 def cone(latent: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
     """Distance from the cone, ``(z1^2 + z2^2 - z3^2)^2``: angle around it, defocus along it (section 3.1.3)."""
     return (latent[:, 0].square() + latent[:, 1].square() - latent[:, 2].square()).square().mean()
+
+
+def pose_surprise(
+    posterior: LatentPosterior, target: Float[Tensor, "batch 3"], weight: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """How unlikely the posterior finds the place on the cone where an image belongs, ``-log q(z | x)``.
+
+    Without its constant, and averaged over the images by their weight. It teaches the mean where the image lies and
+    the variance how well that can be seen, as in the sleep phase of the wake-sleep algorithm.
+
+    Parameters
+    ----------
+    posterior
+        Of the images; its first three axes count.
+    target
+        Of :meth:`cryorbit.latent.cone.Cone.points`.
+    weight
+        Of each image, 0 to 1.
+
+    References
+    ----------
+    Hinton, Dayan, Frey & Neal 1995, Science 268, 1158.
+    """
+    mean, log_variance = (values[:, :POSE_AXES].float() for values in posterior)
+    surprise = 0.5 * ((mean - target).square() * torch.exp(-log_variance) + log_variance)
+    return (weight * surprise.sum(dim=1)).sum() / weight.sum().clamp(min=1.0)
 
 
 def generator_adversarial(log_odds_fake: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

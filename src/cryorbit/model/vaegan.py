@@ -13,6 +13,7 @@ from cryorbit.model.decoder import Decoder, Reconstruction
 from cryorbit.model.discriminator import Discriminator
 from cryorbit.model.encoder import Encoder, LatentPosterior
 from cryorbit.model.losses import bernoulli_reconstruction, gaussian_reconstruction
+from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, ProjectionEncoder
 from cryorbit.preprocessing.normalise import disc_mask, scale_to_unit_range
 
 Likelihood = Literal["bernoulli", "gaussian"]
@@ -62,9 +63,16 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.likelihood: Likelihood = config.likelihood
         self.latent_dim = config.latent_dim
-        shape = (box_size, config.latent_dim, config.base_width, config.n_blocks)
-        self.encoder = Encoder(*shape)
-        self.decoder = Decoder(*shape, scale_head=config.scale_head)
+        self.encoder: Encoder | ProjectionEncoder
+        self.decoder: Decoder | ProjectionDecoder
+        self.principal: PrincipalImages | None = None
+        if config.architecture == "projection":
+            self.principal = PrincipalImages(box_size, config.principal_images)
+            hidden = (self.principal, config.latent_dim, config.hidden_width, config.hidden_layers)
+            self.encoder, self.decoder = ProjectionEncoder(*hidden), ProjectionDecoder(*hidden)
+        else:
+            shape = (box_size, config.latent_dim, config.base_width, config.n_blocks)
+            self.encoder, self.decoder = Encoder(*shape), Decoder(*shape, scale_head=config.scale_head)
         # Corners leave the box when an image turns, so the Gaussian likelihood looks at the inscribed disc only.
         self.register_buffer("mask", disc_mask(box_size, 0.5 * box_size - 1.0, soft_px=2.0))
         self.register_buffer("noise_variance", torch.ones(()))
@@ -75,14 +83,26 @@ class Autoencoder(nn.Module):
             return scale_to_unit_range(images).unsqueeze(1)
         return (images * self.mask).unsqueeze(1)
 
-    def forward(self, images: Float[Tensor, "batch h w"], sample: bool = True) -> AutoencoderOutput:
-        """Encode, sample the posterior (or take its mean) and decode."""
+    def forward(self, images: Float[Tensor, "batch h w"], sample: bool = True, told_axes: int = 0) -> AutoencoderOutput:
+        """Encode, sample the posterior (or take its mean) and decode.
+
+        Parameters
+        ----------
+        images
+            Standardised images.
+        sample
+            Whether to sample.
+        told_axes
+            Leading latent axes on which the decoder must take an image where it is: what it would rather have there
+            does not reach the encoder. A guided training places images on them by what it is told.
+        """
         target = self.target(images)
         posterior = self.encoder(target)
         latent = posterior.mean
         if sample:
             latent = latent + torch.randn_like(latent) * torch.exp(0.5 * posterior.log_variance)
-        return AutoencoderOutput(target, posterior, latent, self.decoder(latent))
+        placed = torch.cat([latent[:, :told_axes].detach(), latent[:, told_axes:]], dim=1)
+        return AutoencoderOutput(target, posterior, latent, self.decoder(placed))
 
     def encode(self, images: Float[Tensor, "batch h w"]) -> LatentPosterior:
         """Latent posterior of standardised images."""

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ParticleDataError, RunFolderError
-from cryorbit.io.mrc import ImageStack
+from cryorbit.io.mrc import read_image
 from cryorbit.io.runs import MANIFEST
-from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.training.metrics import read_metrics
 
@@ -267,10 +266,8 @@ def _open_cache(folder: Path, n: int) -> ParticleCache | None:
 
 
 def _read_average(folder: Path) -> ClassAverage:
-    one = np.zeros(1, dtype=np.int64)
     try:
-        with ImageStack(ImageLocations((folder / "average.mrc",), one, one)) as stack:
-            image = stack.read(one)[0].astype(np.float64)
+        image = read_image(folder / "average.mrc")
     except ParticleDataError:
         image = None
     frame = _read_csv(folder / "average_frc.csv", ("spatial_frequency_per_A", "frc"))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +25,13 @@ from cryorbit.config import RunConfig
 from cryorbit.errors import ConfigurationError, RunFolderError
 from cryorbit.io.runs import make_folder, write_arrays
 from cryorbit.model import losses
-from cryorbit.model.losses import LossTerms, LossWeights
+from cryorbit.model.losses import POSE_AXES, LossTerms, LossWeights
 from cryorbit.model.vaegan import Autoencoder, AutoencoderOutput, build_networks
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state, save_checkpoint
 from cryorbit.training.guard import Guard, active_axes
+from cryorbit.training.guidance import Guide
 from cryorbit.training.metrics import append_record, drop_epochs_after, log_to_tensorboard, read_metrics
 
 # Fabric announces its precision on every start, which is no news to a user.
@@ -43,6 +44,8 @@ DISCRIMINATOR_PROBE = 10
 MIN_VALIDATION = 1
 PREVIEW_IMAGES = 6
 PREVIEW_EPOCHS = (1, 3, 10)
+# Images that the principal images of the projection encoder are taken from.
+PRINCIPAL_SAMPLE = 6000
 
 EpochReport = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with its number, the most epochs there can be, and the terms of the loss."""
@@ -92,16 +95,27 @@ def epochs_for(n_training: int, epochs: int, images_budget: int | None) -> int:
     return max(1, min(epochs, math.ceil(images_budget / n_training)))
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Training images, the rows they are of, and by how much they were turned."""
+
+    images: Float[Tensor, "batch h w"]
+    rows: NDArray[np.int64]
+    turned_deg: Float[Tensor, " batch"]
+
+
 class _Trainer:
     """State of one training: networks, optimisers, progress."""
 
-    def __init__(self, cache: ParticleCache, config: RunConfig, folder: Path) -> None:
+    def __init__(self, cache: ParticleCache, config: RunConfig, folder: Path, guide: Guide | None) -> None:
         self.cache, self.config, self.folder = cache, config, folder
+        self.guide = guide if config.model.lambda_pose > 0 else None
         settings = config.training
         self.training_rows, self.validation_rows = split_rows(len(cache), settings.validation_fraction, config.seed)
         self.epochs = epochs_for(len(self.training_rows), settings.epochs, settings.images_budget)
         self.steps_per_epoch = math.ceil(len(self.training_rows) / settings.batch_size)
-        self.weights = LossWeights(config.model.lambda_reg, config.model.lambda_GAN, config.model.lambda_cone)
+        model = config.model
+        self.weights = LossWeights(model.lambda_reg, model.lambda_GAN, model.lambda_cone, model.lambda_pose)
         self.fabric = Fabric(
             accelerator=settings.accelerator,
             devices=1,
@@ -109,6 +123,7 @@ class _Trainer:
         )
         torch.manual_seed(config.seed)
         self.raw_autoencoder, self.raw_discriminator = build_networks(cache.box_size, config.model)
+        self._set_principal_images()
         for network in (self.raw_autoencoder, self.raw_discriminator):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autoencoder, self.generator_optimiser = self.fabric.setup(
@@ -124,6 +139,21 @@ class _Trainer:
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         settings = self.config.training
         return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+
+    @torch.no_grad()
+    def _set_principal_images(self) -> None:
+        """Give projections what they project on: principal images of drawn images, or of turned ones."""
+        principal = self.raw_autoencoder.principal
+        if principal is None:
+            return
+        noise_variance = 0.0
+        if self.guide is not None:
+            images = self.guide.sampler.draw(PRINCIPAL_SAMPLE, noise=False).images
+            noise_variance = self.guide.sampler.noise_variance
+        else:
+            draw = np.random.default_rng(self.config.seed)
+            images = turn_at_random(self.cache.read(draw.choice(self.training_rows, PRINCIPAL_SAMPLE))).images
+        principal.fit(self.raw_autoencoder.target(images), noise_variance)
 
     # -- state -------------------------------------------------------------------------------------------------
 
@@ -160,16 +190,17 @@ class _Trainer:
             return base
         return base * max(0.5 * (1.0 + math.cos(math.pi * step / (self.epochs * self.steps_per_epoch))), 1e-3)
 
-    def batches(self, epoch: int) -> Iterator[Float[Tensor, "batch h w"]]:
+    def batches(self, epoch: int) -> Iterator[_Batch]:
         """Training images of one epoch in random order, turned if so configured."""
         draw = np.random.default_rng((self.config.seed, epoch))
         order = self.training_rows[draw.permutation(len(self.training_rows))]
         for start in range(0, len(order), self.config.training.batch_size):
-            images = self.cache.read(order[start : start + self.config.training.batch_size])
-            images = self.fabric.to_device(images)
+            rows = order[start : start + self.config.training.batch_size]
+            images = self.fabric.to_device(self.cache.read(rows))
+            turned_deg = torch.zeros(len(rows), device=images.device)
             if self.config.training.turn_images:
-                images = turn_at_random(images)
-            yield images
+                images, turned_deg = turn_at_random(images)
+            yield _Batch(images, rows, turned_deg)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; returns the mean of each term of the loss."""
@@ -177,21 +208,40 @@ class _Trainer:
         self.discriminator.train()
         torch.manual_seed(_epoch_seed(self.config.seed, epoch))
         totals: dict[str, float] = {}
-        for number, images in enumerate(self.batches(epoch)):
+        for number, batch in enumerate(self.batches(epoch)):
             step = epoch * self.steps_per_epoch + number
             for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
                 for group in optimiser.param_groups:
                     group["lr"] = self.learning_rate(step)
-            output, terms = self.generator_step(images)
+            output, terms = self.generator_step(batch)
             values = terms.as_floats()
             if self.weights.adversarial > 0:
                 values["discriminator"] = self.discriminator_step(output, step)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value
-            self.progress.images_seen += len(images)
+            self.progress.images_seen += len(batch.rows)
         return {name: value / self.steps_per_epoch for name, value in totals.items()}
 
-    def loss_terms(self, output: AutoencoderOutput) -> LossTerms:
+    @property
+    def told_axes(self) -> int:
+        """Latent axes that the pose term places, and nothing else does."""
+        return POSE_AXES if self.guide is not None else 0
+
+    def pose_loss(self, output: AutoencoderOutput, batch: _Batch, drawn: bool) -> Float[Tensor, ""]:
+        """The pose term, of a batch and, if asked for, of images drawn along with it."""
+        if self.guide is None:
+            return output.latent.new_zeros(())
+        target, weight = map(self.fabric.to_device, self.guide.points(batch.rows, batch.turned_deg))
+        loss = losses.pose_surprise(output.posterior, target, weight)
+        n_drawn = round(self.config.training.drawn_per_image * len(batch.rows)) if drawn else 0
+        if n_drawn == 0:
+            return loss
+        images, target = map(self.fabric.to_device, self.guide.draw(n_drawn))
+        posterior = self.autoencoder.encode(images)
+        of_drawn = losses.pose_surprise(posterior, target, torch.ones(n_drawn, device=target.device))
+        return (len(batch.rows) * loss + n_drawn * of_drawn) / (len(batch.rows) + n_drawn)
+
+    def loss_terms(self, output: AutoencoderOutput, pose: Float[Tensor, ""]) -> LossTerms:
         """All terms of the encoder's and decoder's loss."""
         zero = output.latent.new_zeros(())
         adversarial, cone = zero, zero
@@ -205,14 +255,15 @@ class _Trainer:
             losses.kl_to_standard_normal(output.posterior),
             adversarial,
             cone,
+            pose,
             self.weights,
         )
 
-    def generator_step(self, images: Float[Tensor, "batch h w"]) -> tuple[AutoencoderOutput, LossTerms]:
+    def generator_step(self, batch: _Batch) -> tuple[AutoencoderOutput, LossTerms]:
         """One step of encoder and decoder."""
         self.raw_discriminator.requires_grad_(False)
-        output = self.autoencoder(images)
-        terms = self.loss_terms(output)
+        output = self.autoencoder(batch.images, told_axes=self.told_axes)
+        terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=True))
         self.generator_optimiser.zero_grad()
         self.fabric.backward(terms.total)
         self.generator_optimiser.step()
@@ -248,13 +299,17 @@ class _Trainer:
         means = []
         size = 4 * self.config.training.batch_size
         for start in range(0, len(self.validation_rows), size):
-            images = self.fabric.to_device(self.cache.read(self.validation_rows[start : start + size]))
+            rows = self.validation_rows[start : start + size]
+            images = self.fabric.to_device(self.cache.read(rows))
+            turned_deg = torch.zeros(len(rows), device=images.device)
             if self.config.training.turn_images:
                 # Turned like the training images, whose noise the interpolation softens: else the two losses differ.
-                images = rotate(images, _golden_turns_deg(start, len(images)).to(images.device))
+                turned_deg = _golden_turns_deg(start, len(images)).to(images.device)
+                images = rotate(images, turned_deg)
             output = self.autoencoder(images, sample=False)
+            pose = self.pose_loss(output, _Batch(images, rows, turned_deg), drawn=False)
             share = len(images) / len(self.validation_rows)
-            for name, value in self.loss_terms(output).as_floats().items():
+            for name, value in self.loss_terms(output, pose).as_floats().items():
                 totals[name] = totals.get(name, 0.0) + share * value
             means.append(output.posterior.mean.double().cpu().numpy())
         return totals, np.concatenate(means)
@@ -269,13 +324,26 @@ def _golden_turns_deg(first: int, count: int) -> Float[Tensor, " count"]:
     return 360.0 * (torch.arange(first, first + count) * 0.5 * (math.sqrt(5.0) - 1.0)).remainder(1.0)
 
 
-def turn_at_random(images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
+class TurnedImages(NamedTuple):
+    """Images, and the turns in degrees that they were given."""
+
+    images: Float[Tensor, "batch h w"]
+    turned_deg: Float[Tensor, " batch"]
+
+
+def turn_at_random(images: Float[Tensor, "batch h w"]) -> TurnedImages:
     """Every image under an in-plane turn of its own, uniform on the circle."""
-    return rotate(images, 360.0 * torch.rand(len(images), device=images.device))
+    turned_deg = 360.0 * torch.rand(len(images), device=images.device)
+    return TurnedImages(rotate(images, turned_deg), turned_deg)
 
 
 def train(
-    cache: ParticleCache, config: RunConfig, folder: Path, metrics: Path, report: EpochReport | None = None
+    cache: ParticleCache,
+    config: RunConfig,
+    folder: Path,
+    metrics: Path,
+    report: EpochReport | None = None,
+    guide: Guide | None = None,
 ) -> TrainingResult:
     """Train a VAE-GAN on cached particles, or go on with a training that was interrupted.
 
@@ -291,6 +359,8 @@ def train(
         JSON-lines file to which every epoch's loss terms are appended.
     report
         Called after each epoch.
+    guide
+        Of a guided training; None leaves the pose term out.
 
     Raises
     ------
@@ -298,7 +368,7 @@ def train(
         If training diverges.
     """
     make_folder(folder)
-    trainer = _Trainer(cache, config, folder)
+    trainer = _Trainer(cache, config, folder, guide)
     trainer.resume()
     drop_epochs_after(metrics, trainer.progress.epoch)
     guard = Guard()
