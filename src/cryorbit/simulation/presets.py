@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MICROGRAPH_PRESETS: dict[str, dict[str, Any]] = {
     # Miolane et al. 2020, section 4.1: the defaults of MicrographConfig, in six steps of defocus, without noise.
     "paper-micrographs": {"images": 2544, "snr": 0.0, "shift_px": 0.0, "outliers": 0.0, "defocus_um": PAPER_SERIES},
-    # An ordinary session: 40 electrons per square Angstrom, thin ice, a counting detector, an energy filter.
+    # An ordinary data collection: 40 electrons per square Angstrom, thin ice, a counting detector, an energy filter.
     "micrographs": {
         "images": 2400, "snr": None, "shift_px": 1.0, "outliers": 0.0, "defocus_um": DefocusRange(0.5, 2.5),
         "jitter": 1.0, "dose_per_nm2": 4000.0, "ice_nm": 40.0, "inelastic_mean_free_path_nm": 395.0,
