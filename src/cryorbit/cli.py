@@ -181,7 +181,12 @@ def demo(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="paper, noisy, junk, demo or low-snr.")] = "noisy",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Single boxes: paper, noisy, junk, demo, low-snr. Whole micrographs: paper-micrographs, micrographs."
+        ),
+    ] = "noisy",
     map_file: Annotated[Path | None, typer.Option("--map", help="MRC map to project.", show_default=False)] = None,
     structure: Annotated[
         Path | None, typer.Option("--structure", help="mmCIF or PDB file to project.", show_default=False)
@@ -197,19 +202,34 @@ def simulate(
     ] = None,
     shift: Annotated[float | None, typer.Option(help="Shift in pixels (sigma).", show_default=False)] = None,
     outliers: Annotated[float | None, typer.Option(help="Fraction of junk.", show_default=False)] = None,
+    dose: Annotated[
+        float | None, typer.Option(help="Micrographs: electrons per square nm.", show_default=False)
+    ] = None,
+    ice: Annotated[float | None, typer.Option(help="Micrographs: ice in nm; 0 for none.", show_default=False)] = None,
+    keep_micrographs: Annotated[bool, typer.Option("--keep-micrographs", help="Write the micrographs, too.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, such as detector.mtf_nyquist=0.5.", show_default=False),
+    ] = None,
     seed: Seed = 12345,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Simulate particles with known truth: particles.star, particles.mrcs, truth.star, truth.csv."""
     from cryorbit import simulation
+    from cryorbit.config import merge
 
     projection = simulation.choose_projection(map_file, structure, phantom, simulation.parse_view(view))
-    changes = {"images": images, "snr": snr, "defocus_um": defocus, "shift_px": shift, "outliers": outliers}
-    config = simulation.make_simulation_config(preset, {"seed": seed, **_given(**changes)})
+    changes = _given(
+        seed=seed, images=images, snr=snr, defocus_um=defocus, shift_px=shift, outliers=outliers,
+        dose_per_nm2=dose, ice_nm=ice,
+    )  # fmt: skip
+    for single in map(_setting, settings or []):
+        changes = merge(changes, single)
+    config = simulation.make_simulation_config(preset, changes)
     with _observer(quiet) as observer:
         observer.stage("Simulating")
-        simulation.simulate(out, projection, config, progress=observer.advance)
+        simulation.simulate(out, projection, config, progress=observer.advance, keep_micrographs=keep_micrographs)
     typer.echo(f"Particles: {out / 'particles.star'} ({config.images:,}, truth in {out / 'truth.star'})")
 
 

@@ -183,6 +183,43 @@ def test_simulate_writes_what_it_was_asked_for(tmp_path):
     assert "ROT,TILT" in err
 
 
+SMALL_MICROGRAPHS = [
+    "--preset", "micrographs", "--images", "4", "--set", "detector_px=[420, 420]", "--set", "magnification=25000",
+    "--set", "extracted_px=192", "--set", "particles_per_micrograph=4", "-q",
+]  # fmt: skip
+
+
+def test_simulate_boxes_particles_from_micrographs(tmp_path):
+    out = tmp_path / "set"
+    arguments = ["--dose", "3000", "--ice", "20", "--snr", "0.3", "--keep-micrographs"]
+    code, text, err = call("simulate", out, *SMALL_MICROGRAPHS, *arguments)
+    assert code == 0, err
+    assert "4, truth in" in text
+    assert [path.name for path in (out / "micrographs").iterdir()] == ["micrograph_00001.mrc"]
+    configuration = json.loads((out / "simulation.json").read_text())["configuration"]
+    assert (configuration["dose_per_nm2"], configuration["ice_nm"], configuration["snr"]) == (3000.0, 20.0, 0.3)
+
+
+def test_micrographs_that_cannot_be_simulated_are_refused_in_a_sentence(tmp_path):
+    water = tmp_path / "water.pdb"
+    water.write_text("HETATM    1  O   HOH A   1      10.000  10.000  10.000  1.00 10.00           O\nEND\n")
+    for arguments, message in (
+        (["--set", "extracted_px=500"], "boxes of 500 px are larger than the micrograph of 420 x 420 px"),
+        (["--structure", water], "holds no atoms besides water and hydrogen"),
+        (["--set", "typo=1"], "typo"),
+        (["--preset", "noisy", "--dose", "100"], "belongs to whole micrographs"),
+        (["--preset", "noisy", "--keep-micrographs"], "no micrographs to keep"),
+    ):
+        if "noisy" in arguments:
+            code, _, err = call("simulate", tmp_path / "set", "-q", *arguments)
+        else:
+            code, _, err = call("simulate", tmp_path / "set", *SMALL_MICROGRAPHS, *arguments)
+        assert code == 2
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "set").exists()
+
+
 def test_a_truth_can_be_named_on_the_command_line_only_if_it_exists(tmp_path):
     star = tiny_set(tmp_path / "set", images=12)
     code, _, err = call("run", star, "--out", tmp_path / "run", "--truth", tmp_path / "no.star", *FAST)

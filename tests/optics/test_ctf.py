@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryorbit.errors import ConfigurationError
-from cryorbit.optics import Optics, ctf_1d, ctf_2d, electron_wavelength_A
+from cryorbit.optics import Optics, ctf_1d, ctf_2d, ctf_at, electron_wavelength_A
 
 OPTICS = Optics()
 PIXEL_A = 3.0
@@ -148,3 +148,11 @@ def test_defocus_that_is_no_number_is_refused():
         ctf_2d(16, PIXEL_A, defocus(1e4, math.nan), defocus(1e4, 1e4), defocus(0, 0), OPTICS)
     with pytest.raises(ConfigurationError, match="not finite"):
         ctf_1d(torch.tensor([0.1]), torch.tensor([math.inf]), OPTICS)
+
+
+def test_parts_of_a_grid_are_the_grid():
+    whole = ctf_2d(40, PIXEL_A, defocus(15000.0), defocus(14000.0), defocus(30.0), OPTICS)
+    kx = torch.fft.rfftfreq(40, PIXEL_A, dtype=torch.float64)[3:9]
+    ky = torch.fft.fftfreq(40, PIXEL_A, dtype=torch.float64)[15:32]
+    part = ctf_at(kx, ky, defocus(15000.0), defocus(14000.0), defocus(30.0), OPTICS)
+    torch.testing.assert_close(part, whole[:, 15:32, 3:9])

@@ -15,9 +15,9 @@ from cryorbit.simulation import (
     make_simulation_config,
     phantom_projection,
 )
-from cryorbit.simulation.micrographs import iter_batches
 from cryorbit.simulation.noise import disc, measure_intensities, noise_amplitude, noise_image, particle_disc
 from cryorbit.simulation.rendering import clean_image, make_renderer
+from cryorbit.simulation.single_images import iter_batches
 
 SPECIMEN = phantom_projection()
 

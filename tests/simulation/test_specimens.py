@@ -144,6 +144,18 @@ def test_heavier_atoms_scatter_electrons_more(tmp_path):
     assert heavy / light == pytest.approx(5.49 / 2.51, rel=0.05)
 
 
+def test_volume_of_a_model_is_that_of_its_mass(tmp_path):
+    model = structure_projection(write_model(tmp_path / "model.cif", np.eye(3) * 30.0, "CNC"))
+    # 38 Da without hydrogen, which is 7 % of a protein; 1.21 cubic Angstrom for each.
+    assert model.volume_A3 == pytest.approx((2 * 12.011 + 14.007) / 0.93 * 1.21, rel=1e-3)
+
+
+def test_volume_of_a_map_without_anything_positive_is_not_known(tmp_path):
+    volume = -np.ones((8, 8, 8), dtype=np.float32)
+    volume[4, 4, 4] = -2.0
+    assert map_projection(write_map(tmp_path / "dark.mrc", volume)).volume_A3 is None
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

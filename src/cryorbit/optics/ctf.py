@@ -167,10 +167,42 @@ def ctf_2d(
     Rohou and Grigorieff 2015, J. Struct. Biol. 192, 216, equations 1 to 3, with the sign of RELION.
     """
     check_pixel_size_A(pixel_size_A)
-    _check_finite(defocus_u_A, defocus_v_A, defocus_angle_deg)
     kind = {"dtype": defocus_u_A.dtype, "device": defocus_u_A.device}
-    kx = torch.fft.rfftfreq(size, pixel_size_A, **kind)[None, :]
-    ky = torch.fft.fftfreq(size, pixel_size_A, **kind)[:, None]
+    kx = torch.fft.rfftfreq(size, pixel_size_A, **kind)
+    ky = torch.fft.fftfreq(size, pixel_size_A, **kind)
+    return ctf_at(kx, ky, defocus_u_A, defocus_v_A, defocus_angle_deg, optics, phase_shift_deg)
+
+
+def ctf_at(
+    kx_per_A: Float[Tensor, " columns"],
+    ky_per_A: Float[Tensor, " rows"],
+    defocus_u_A: Float[Tensor, " batch"],
+    defocus_v_A: Float[Tensor, " batch"],
+    defocus_angle_deg: Float[Tensor, " batch"],
+    optics: Optics,
+    phase_shift_deg: float = 0.0,
+) -> Float[Tensor, "batch rows columns"]:
+    """Contrast transfer functions where rows and columns of any frequencies cross: parts of a large image's grid.
+
+    Parameters
+    ----------
+    kx_per_A, ky_per_A
+        Spatial frequencies of the columns and of the rows in 1/Angstrom, shapes (columns,) and (rows,).
+    defocus_u_A, defocus_v_A, defocus_angle_deg, optics, phase_shift_deg
+        As in :func:`ctf_2d`.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, rows, columns), values in [-1, 1].
+
+    Raises
+    ------
+    ConfigurationError
+        If a defocus or an angle is not a number.
+    """
+    _check_finite(defocus_u_A, defocus_v_A, defocus_angle_deg)
+    kx, ky = kx_per_A[None, :], ky_per_A[:, None]
     k_squared = kx**2 + ky**2
     at_angle_A = _defocus_by_direction_A(
         kx,

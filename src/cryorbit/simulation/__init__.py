@@ -1,15 +1,10 @@
 """Simulated particles with known truth."""
 
 from cryorbit.simulation.contaminants import KINDS
-from cryorbit.simulation.micrographs import SimulationSummary, iter_images, simulate
-from cryorbit.simulation.settings import (
-    PRESETS,
-    DefocusRange,
-    DefocusSeries,
-    SimulationConfig,
-    make_simulation_config,
-    parse_defocus,
-)
+from cryorbit.simulation.micrograph_settings import MicrographConfig
+from cryorbit.simulation.particle_sets import SimulationSummary, iter_images, simulate, simulate_paper
+from cryorbit.simulation.presets import MICROGRAPH_PRESETS, PRESETS, make_simulation_config
+from cryorbit.simulation.settings import DefocusRange, DefocusSeries, SimulationConfig, parse_defocus
 from cryorbit.simulation.specimens import (
     Projection,
     choose_projection,
@@ -22,9 +17,11 @@ from cryorbit.simulation.truth import TruthTable, draw_truth
 
 __all__ = [
     "KINDS",
+    "MICROGRAPH_PRESETS",
     "PRESETS",
     "DefocusRange",
     "DefocusSeries",
+    "MicrographConfig",
     "Projection",
     "SimulationConfig",
     "SimulationSummary",
@@ -38,5 +35,6 @@ __all__ = [
     "parse_view",
     "phantom_projection",
     "simulate",
+    "simulate_paper",
     "structure_projection",
 ]

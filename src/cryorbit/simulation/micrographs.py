@@ -1,236 +1,247 @@
-"""Particles with truth: images streamed from a truth table, and the folder that holds a simulated set."""
+"""Whole micrographs: particles placed in ice, seen through the microscope and counted by the detector."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from numpy.typing import NDArray
+from scipy import fft
 
 from cryorbit.conventions import FloatArray
-from cryorbit.errors import RunFolderError
-from cryorbit.simulation.noise import (
-    Intensities,
-    measure_intensities,
-    noise_amplitude,
-    noise_image,
-    normalise,
-    particle_disc,
+from cryorbit.errors import ConfigurationError, ParticleDataError
+from cryorbit.optics.ctf import electron_wavelength_A
+from cryorbit.optics.microscope import ANGSTROM_PER_MM, aperture_cutoff_per_A
+from cryorbit.simulation.contaminants import ice_image
+from cryorbit.simulation.exposure import (
+    Defocus,
+    boxed_noise_variance,
+    contrast,
+    count_electrons,
+    expected_count,
+    ice_phase,
+    lone_box,
 )
-from cryorbit.simulation.rendering import Renderer, clean_image, make_renderer
-from cryorbit.simulation.settings import SimulationConfig
+from cryorbit.simulation.micrograph_settings import MicrographConfig
+from cryorbit.simulation.noise import Intensities, disc
+from cryorbit.simulation.potential import phase_projection
+from cryorbit.simulation.rendering import (
+    FloatImage,
+    Renderer,
+    SplineImage,
+    junk_rng,
+    make_renderer,
+    placed_particles,
+    turned_image,
+)
 from cryorbit.simulation.specimens import Projection
-from cryorbit.simulation.stack import StackWriter
-from cryorbit.simulation.tables import write_configuration, write_tables
-from cryorbit.simulation.truth import TruthTable, draw_truth
+from cryorbit.simulation.truth import TruthTable
 
-Progress = Callable[[int, int], None]
-
-BATCH_IMAGES = 64
-PARTIAL = ".partial-simulation"
-# Moved into place in this order: a folder with the last of them holds a whole set.
-FILES = ("particles.mrcs", "truth.csv", "truth.star", "simulation.json", "particles.star")
+# Kinds of chance, beside those of truth, junk and noise of single boxes.
+ICE_STREAM, COUNT_STREAM = 3, 4
 
 
 @dataclass(frozen=True)
-class ImageBatch:
-    """Consecutive images of a simulated set.
+class Scene:
+    """What is needed to make any micrograph of a set.
 
     Attributes
     ----------
-    images
-        As an experimenter's extraction leaves them: background of mean 0 and standard deviation 1.
-    signal_variance
-        Variance of each image inside the particle's disc before noise and normalisation, shape (batch,).
-    """
-
-    images: Float[Tensor, "batch h w"]
-    signal_variance: FloatArray
-
-
-@dataclass(frozen=True)
-class SimulationSummary:
-    """Where a simulated set lies and how it was made.
-
-    Attributes
-    ----------
-    particles, truth
-        STAR file of the experimenter, and the one with the truth.
-    images, outliers
-        Number of images, and how many of them are junk.
+    config
+        The simulation.
+    truth
+        How every particle lies.
+    renderer
+        The specimen, in radians of phase.
     intensities
-        Signal and noise before normalisation.
+        Signal and noise of the boxes, in parts of the mean intensity.
     """
 
-    particles: Path
-    truth: Path
-    images: int
-    outliers: int
+    config: MicrographConfig
+    truth: TruthTable
+    renderer: Renderer
     intensities: Intensities
 
 
-def iter_batches(
-    truth: TruthTable, renderer: Renderer, intensities: Intensities, batch_size: int = BATCH_IMAGES
-) -> Iterator[ImageBatch]:
-    """Make the images of a set batch by batch; an image does not depend on the batch it is in.
+@dataclass(frozen=True)
+class Micrograph:
+    """One exposure.
 
-    Parameters
+    Attributes
     ----------
-    truth
-        How every image is made.
-    renderer
-        The prepared specimen and the configuration.
-    intensities
-        The set's signal and noise.
-    batch_size
-        Images held at once.
+    number
+        From 0.
+    rows
+        Rows of the truth table that lie in it.
+    intensity
+        Counted electrons, or their expected number where there is no noise; protein is dark; shape (h, w).
+    contrast
+        Missing part of the electrons without noise and ice: the particles alone, white; shape (h, w).
     """
-    config = renderer.config
-    inside = particle_disc(renderer)
-    amplitude = noise_amplitude(config.box, config.noise_spectrum) if config.noise_spectrum else None
-    for start in range(0, len(truth), batch_size):
-        rows = range(start, min(start + batch_size, len(truth)))
-        images = np.empty((len(rows), config.box, config.box), dtype=np.float32)
-        variance = np.empty(len(rows))
-        for place, row in enumerate(rows):
-            image = clean_image(renderer, truth, row)
-            variance[place] = image[inside].astype(np.float64).var()
-            if config.noise_free:
-                # One scale for all: the background is only the ringing of the transfer function.
-                images[place] = normalise(image, ~inside, std=intensities.clean_std)
-            else:
-                noise = noise_image(renderer, row, amplitude) * np.float32(intensities.noise_std)
-                images[place] = normalise(image + noise, ~inside)
-        yield ImageBatch(torch.from_numpy(images), variance)
+
+    number: int
+    rows: NDArray[np.intp]
+    intensity: FloatImage
+    contrast: FloatImage
 
 
-def iter_images(
-    truth: TruthTable,
-    projection: Projection,
-    config: SimulationConfig,
-    batch_size: int = BATCH_IMAGES,
-    other: Projection | None = None,
-) -> Iterator[Float[Tensor, "batch h w"]]:
-    """Stream the images of a set, never holding more than a batch.
+def make_scene(
+    truth: TruthTable, projection: Projection, config: MicrographConfig, other: Projection | None = None
+) -> Scene:
+    """Prepare a specimen for micrographs: its contrast in radians, and the set's signal and noise.
 
     Parameters
     ----------
     truth
         From :func:`cryorbit.simulation.draw_truth` with the same configuration.
     projection
-        The specimen.
-    config
-        The simulation.
-    batch_size
-        Images held at once; it does not change them.
-    other
-        Another particle for the junk; by default a phantom.
-    """
-    renderer = make_renderer(projection, config, other)
-    for batch in iter_batches(truth, renderer, measure_intensities(renderer, truth), batch_size):
-        yield batch.images
-
-
-def simulate(
-    out: Path,
-    projection: Projection,
-    config: SimulationConfig,
-    other: Projection | None = None,
-    progress: Progress | None = None,
-) -> SimulationSummary:
-    """Write a simulated set: images, the experimenter's STAR file, and the truth.
-
-    The folder holds ``particles.mrcs``, ``particles.star``, ``truth.star``, ``truth.csv`` and
-    ``simulation.json``.
-    ``particles.star`` holds what an experimenter would have: the defocus is the micrograph's mean, and there
-    are neither angles nor shifts. The same specimen and configuration give the same bytes.
-
-    Parameters
-    ----------
-    out
-        Folder to create; it may exist if it is empty.
-    projection
-        The specimen.
+        The specimen, in any units.
     config
         The simulation.
     other
         Another particle for the junk; by default a phantom.
-    progress
-        Called with the number of images written and of all.
 
     Raises
     ------
-    RunFolderError
-        If the folder is not empty or cannot be written; nothing is left of a set that was not finished.
+    ConfigurationError
+        If the particle takes away more electrons than there are.
+    ParticleDataError
+        If the particle has no contrast, or its scale cannot be found.
     """
-    out = Path(out)
-    created = _claim(out)
-    partial = out / PARTIAL
-    try:
-        partial.mkdir()
-        summary = _write_set(partial, projection, config, other, progress)
-        for name in FILES:
-            (partial / name).replace(out / name)
-    except OSError as error:
-        raise RunFolderError(
-            f"{out}: cannot be written ({error.strerror}); make room or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if created and not any(out.iterdir()):
-            out.rmdir()
-    return SimulationSummary(
-        out / "particles.star", out / "truth.star", config.images, summary.outliers, summary.intensities
-    )
-
-
-@dataclass(frozen=True)
-class _Written:
-    outliers: int
-    intensities: Intensities
-
-
-def _write_set(
-    folder: Path,
-    projection: Projection,
-    config: SimulationConfig,
-    other: Projection | None,
-    progress: Progress | None,
-) -> _Written:
-    truth = draw_truth(config)
-    renderer = make_renderer(projection, config, other)
-    intensities = measure_intensities(renderer, truth)
-    variances = []
-    with StackWriter(folder / "particles.mrcs", config.pixel_size_A) as stack:
-        for batch in iter_batches(truth, renderer, intensities):
-            stack.append(batch.images.numpy())
-            variances.append(batch.signal_variance)
-            if progress is not None:
-                progress(stack.written, config.images)
-    write_tables(folder, truth, projection, config, np.concatenate(variances), intensities)
-    write_configuration(folder / "simulation.json", projection, config, intensities)
-    return _Written(int(truth.outlier.sum()), intensities)
-
-
-def _claim(out: Path) -> bool:
-    """Create the folder or take an empty one; say whether it was created."""
-    try:
-        existed = out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-        # Left by a simulation that was killed: nothing of it is of use.
-        shutil.rmtree(out / PARTIAL, ignore_errors=True)
-        held = sorted(path.name for path in out.iterdir())
-    except OSError as error:
-        raise RunFolderError(
-            f"{out}: cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from error
-    if held:
-        raise RunFolderError(
-            f"{out} is not empty (it holds {held[0]}); expected a new or empty folder: choose another one."
+    phase = phase_projection(projection, config)
+    renderer = make_renderer(phase, config, other)
+    intensities, strongest = _measure(renderer.particle, config, truth)
+    if config.snr:
+        scale = math.sqrt(config.snr * intensities.noise_std**2 / intensities.signal_variance)
+        renderer = make_renderer(replace(phase, image=phase.image * scale), config, other)
+        intensities, strongest = _measure(renderer.particle, config, truth)
+    if strongest > 1 and not config.noise_free:
+        raise ConfigurationError(
+            f"The particle's contrast is {strongest:.2g}, more electrons than there are (1): lower snr or "
+            "contrast_potential_V, or raise dose_per_nm2 and lower ice_nm, which is the noise."
         )
-    return not existed
+    return Scene(config, truth, renderer, intensities)
+
+
+def iter_micrographs(scene: Scene) -> Iterator[Micrograph]:
+    """Make the micrographs of a set one by one; each depends on the seed, its number and its particles alone.
+
+    Parameters
+    ----------
+    scene
+        From :func:`make_scene`.
+    """
+    truth = scene.truth
+    for number in range(int(truth.micrograph.max()) + 1):
+        yield make_micrograph(scene, number, np.flatnonzero(truth.micrograph == number))
+
+
+def make_micrograph(scene: Scene, number: int, rows: NDArray[np.intp]) -> Micrograph:
+    """Make one micrograph.
+
+    Parameters
+    ----------
+    scene
+        From :func:`make_scene`.
+    number
+        Which one, from 0; with the seed it decides the noise.
+    rows
+        Rows of the truth table that lie in it.
+    """
+    config, width, height = scene.config, *scene.config.detector_px
+    defocus = _defocus_of(scene.truth, int(rows[0]))
+    phase = draw_particles(scene, rows, padded_shape(config, defocus))
+    particles = contrast(phase, config.micrograph_pixel_A, config, defocus)[:height, :width]
+    count = expected_count(config)
+    if config.noise_free:
+        return Micrograph(number, rows, np.float32(count) * (1.0 - particles), particles)
+    seen = particles
+    if config.ice_nm:
+        phase += ice_phase(phase.shape, config, _noise_rng(config, ICE_STREAM, number))
+        seen = contrast(phase, config.micrograph_pixel_A, config, defocus)[:height, :width]
+    return Micrograph(number, rows, count_electrons(seen, count, _noise_rng(config, COUNT_STREAM, number)), particles)
+
+
+def padded_shape(config: MicrographConfig, defocus: Defocus) -> tuple[int, int]:
+    """Height and width of a canvas so wide that nothing comes back in at the opposite edge, fast to transform.
+
+    The transfer function moves detail of frequency k by the slope of the wave aberration, ``df lambda k - Cs lambda^3
+    k^3``.
+    """
+    wavelength_A = electron_wavelength_A(config.optics.voltage_kV)
+    cutoff_per_A = math.inf if config.microscope is None else aperture_cutoff_per_A(config.microscope)
+    k = np.linspace(0.0, min(0.5 / config.micrograph_pixel_A, cutoff_per_A), 200)
+    slope_A = max(defocus[:2]) * wavelength_A * k - config.optics.cs_mm * ANGSTROM_PER_MM * wavelength_A**3 * k**3
+    reach_px = math.ceil(np.abs(slope_A).max() / config.micrograph_pixel_A)
+    width, height = (fft.next_fast_len(size + reach_px, real=True) for size in config.detector_px)
+    return height, width
+
+
+def draw_particles(scene: Scene, rows: NDArray[np.intp], shape: tuple[int, int]) -> FloatImage:
+    """Phase in radians of the particles of a micrograph before the microscope.
+
+    Parameters
+    ----------
+    scene
+        The specimen and how its particles lie.
+    rows
+        Which particles.
+    shape
+        Height and width of the canvas, of which the micrograph is the first part.
+    """
+    config, truth = scene.config, scene.truth
+    canvas = np.zeros(shape, dtype=np.float32)
+    for row in rows:
+        centre = truth.coordinate_px[row]
+        if truth.kind[row] == "ice":
+            blobs = ice_image(junk_rng(config, int(row)), config.extracted_px, scene.renderer.particle.peak)
+            _add(canvas, blobs, centre)
+        for placed in placed_particles(scene.renderer, truth, int(row)):
+            # The pixel nearest to the particle's place; what is left of a pixel goes into the rendering.
+            place = centre + placed.shift_px * config.extracted_over_box
+            nearest = np.rint(place)
+            size = 2 * math.ceil(placed.spline.radius_A / config.micrograph_pixel_A) + 3
+            patch = turned_image(placed.spline, size, config.micrograph_pixel_A, placed.psi_deg, place - nearest)
+            _add(canvas, patch, nearest)
+    return canvas
+
+
+def _measure(spline: SplineImage, config: MicrographConfig, truth: TruthTable) -> tuple[Intensities, float]:
+    """Signal and noise of a lone particle, mean over the micrographs, and its strongest contrast."""
+    first_rows = np.unique(truth.micrograph, return_index=True)[1]
+    exposures = [_defocus_of(truth, int(row)) for row in first_rows]
+    inside = disc(config.box, config.particle_diameter_A / config.pixel_size_A)
+    boxes = {defocus: lone_box(spline, config, defocus) for defocus in set(exposures)}
+    signal = {defocus: image[inside].astype(np.float64) for defocus, image in boxes.items()}
+    noise_variance = {defocus: boxed_noise_variance(config, defocus) for defocus in boxes}
+    signal_variance = float(np.mean([signal[defocus].var() for defocus in exposures]))
+    if signal_variance == 0:
+        raise ParticleDataError(
+            "The simulated particles have no contrast inside their disc: give a larger particle_diameter_A."
+        )
+    intensities = Intensities(
+        signal_variance=signal_variance,
+        noise_std=math.sqrt(np.mean([noise_variance[defocus] for defocus in exposures])),
+        clean_std=float(np.concatenate([signal[defocus] for defocus in exposures]).std()),
+    )
+    return intensities, max(float(image.max()) for image in boxes.values())
+
+
+def _defocus_of(truth: TruthTable, row: int) -> Defocus:
+    return float(truth.defocus_u_A[row]), float(truth.defocus_v_A[row]), float(truth.defocus_angle_deg[row])
+
+
+def _noise_rng(config: MicrographConfig, stream: int, number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(config.seed, spawn_key=(stream, number))))
+
+
+def _add(canvas: FloatImage, patch: FloatArray, centre: FloatArray) -> None:
+    """Add a square patch whose middle lies at pixel ``centre``, x and y; what is outside of the canvas is left out."""
+    size = len(patch)
+    left, top = (int(value) - size // 2 for value in centre)
+    rows = slice(max(top, 0), min(top + size, canvas.shape[0]))
+    columns = slice(max(left, 0), min(left + size, canvas.shape[1]))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        canvas[rows, columns] += patch[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]

@@ -23,6 +23,8 @@ FloatImage = NDArray[np.float32]
 # The contrast transfer function spreads a particle further than its box; without padding it would come back
 # in at the opposite edge.
 PADDING = 2
+# What is fainter than this part of the projection's peak does not count as part of the particle.
+FAINTEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,33 @@ class SplineImage:
         Their spacing in Angstrom.
     peak
         Brightest value of the projection.
+    radius_A
+        Distance in Angstrom from the centre beyond which there is next to nothing.
     """
 
     coefficients: FloatArray
     pixel_size_A: float
     peak: float
+    radius_A: float
+
+
+@dataclass(frozen=True)
+class PlacedParticle:
+    """A particle as it lies in a box.
+
+    Attributes
+    ----------
+    spline
+        Which one.
+    psi_deg
+        In-plane turn in degrees.
+    shift_px
+        Its place relative to the centre of the box, x and y in pixels, shape (2,).
+    """
+
+    spline: SplineImage
+    psi_deg: float
+    shift_px: FloatArray
 
 
 @dataclass(frozen=True)
@@ -80,7 +104,12 @@ def make_renderer(projection: Projection, config: SimulationConfig, other: Proje
 def make_spline(projection: Projection) -> SplineImage:
     """Cubic spline through a fine projection."""
     coefficients = ndimage.spline_filter(projection.image, order=3, mode="constant")
-    return SplineImage(coefficients, projection.pixel_size_A, float(projection.image.max()))
+    offset = np.arange(len(coefficients)) - len(coefficients) // 2
+    distance = np.hypot(offset[:, None], offset[None, :])
+    visible = np.abs(projection.image) > FAINTEST * np.abs(projection.image).max()
+    # One pixel more, since a spline reaches beyond the last one that is not 0.
+    radius_A = float(distance[visible].max() + 1.0) * projection.pixel_size_A
+    return SplineImage(coefficients, projection.pixel_size_A, float(projection.image.max()), radius_A)
 
 
 def turned_image(
@@ -139,18 +168,14 @@ def clean_image(renderer: Renderer, truth: TruthTable, row: int) -> FloatImage:
     NDArray
         Shape (box, box), float32.
     """
-    config, kind = renderer.config, str(truth.kind[row])
-    if kind == "noise":
+    config = renderer.config
+    if truth.kind[row] == "noise":
         return np.zeros((config.box, config.box), dtype=np.float32)
-    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1, row)))
-    if kind == "ice":
-        image = ice_image(rng, config.box, renderer.particle.peak)
-    else:
-        spline = renderer.other if kind == "other" else renderer.particle
-        image = turned_image(spline, config.box, config.pixel_size_A, float(truth.psi_deg[row]), truth.shift_px[row])
-    if kind == "overlap":
-        second = overlap_neighbour(rng, config.box)
-        image += turned_image(renderer.particle, config.box, config.pixel_size_A, second.psi_deg, second.shift_px)
+    image = np.zeros((config.box, config.box))
+    if truth.kind[row] == "ice":
+        image += ice_image(junk_rng(config, row), config.box, renderer.particle.peak)
+    for placed in placed_particles(renderer, truth, row):
+        image += turned_image(placed.spline, config.box, config.pixel_size_A, placed.psi_deg, placed.shift_px)
     transfer = transfer_function(
         config,
         float(truth.defocus_u_A[row]),
@@ -158,6 +183,34 @@ def clean_image(renderer: Renderer, truth: TruthTable, row: int) -> FloatImage:
         float(truth.defocus_angle_deg[row]),
     )
     return apply_transfer(image, transfer)
+
+
+def junk_rng(config: SimulationConfig, row: int) -> np.random.Generator:
+    """Source of what is random in one image's junk; it depends on the seed and the row alone."""
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1, row)))
+
+
+def placed_particles(renderer: Renderer, truth: TruthTable, row: int) -> list[PlacedParticle]:
+    """All particles of one box: mostly one, two that overlap, or none.
+
+    Parameters
+    ----------
+    renderer
+        The prepared specimen.
+    truth
+        How every image is made.
+    row
+        Which image.
+    """
+    kind = str(truth.kind[row])
+    if kind in ("noise", "ice"):
+        return []
+    spline = renderer.other if kind == "other" else renderer.particle
+    placed = [PlacedParticle(spline, float(truth.psi_deg[row]), truth.shift_px[row])]
+    if kind == "overlap":
+        second = overlap_neighbour(junk_rng(renderer.config, row), renderer.config.box)
+        placed.append(PlacedParticle(renderer.particle, second.psi_deg, second.shift_px))
+    return placed
 
 
 def transfer_function(

@@ -1,13 +1,12 @@
-"""What is simulated: one frozen configuration, and presets of it."""
+"""What is simulated: one frozen configuration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cryorbit.errors import ConfigurationError
 from cryorbit.optics.ctf import Optics
@@ -149,44 +148,3 @@ def _check_spectrum(spectrum: tuple[float, ...]) -> None:
     good = all(math.isfinite(power) and power >= 0 for power in spectrum)
     if not spectrum or not good or not any(spectrum):
         raise ValueError("noise_spectrum must hold at least one value, none negative or infinite, and not only zeros")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The simulated set of Miolane et al. 2020, section 5.2.
-    "paper": {
-        "images": 2544, "snr": 0.0, "shift_px": 0.0, "outliers": 0.0,
-        "defocus_um": DefocusSeries((0.5, 1.0, 1.5, 2.0, 2.5, 3.0)),
-    },
-    "noisy": {"images": 5000, "snr": 0.1, "shift_px": 1.5, "outliers": 0.0},
-    "junk": {"images": 5000, "snr": 0.1, "shift_px": 1.5, "outliers": 0.1},
-    "demo": {"images": 2000, "snr": 0.1, "shift_px": 1.0, "outliers": 0.1},
-    "low-snr": {"images": 5000, "snr": 0.02, "shift_px": 1.5, "outliers": 0.0},
-}  # fmt: skip
-
-
-def make_simulation_config(preset: str = "demo", changes: Mapping[str, Any] | None = None) -> SimulationConfig:
-    """Build a configuration from a preset and single changes, the changes winning.
-
-    Parameters
-    ----------
-    preset
-        One of :data:`PRESETS`.
-    changes
-        Values by field name, such as ``{"images": 500, "defocus_um": "0.5:2.5"}``.
-
-    Raises
-    ------
-    ConfigurationError
-        If the preset is unknown, or a name or value is not allowed.
-    """
-    if preset not in PRESETS:
-        raise ConfigurationError(f"Preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}.")
-    try:
-        return SimulationConfig(**{"preset": preset, **PRESETS[preset], **(changes or {})})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'][:1])) or 'simulation'}: "
-            f"{item['msg'].removeprefix('Value error, ').rstrip('.')}"
-            for item in error.errors()
-        )
-        raise ConfigurationError(f"{problems}.") from error

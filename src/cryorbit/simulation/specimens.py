@@ -23,6 +23,14 @@ PHANTOM_PIXEL_A = 1.0
 PHANTOM_WIDTH_PX = 320
 PHANTOM_ATOM_SIGMA_A = 3.0
 
+# A partial specific volume of 0.73 ml/g; the mean mass of a residue, and the part of it that is not hydrogen.
+PROTEIN_VOLUME_A3_PER_DA = 1.21
+RESIDUE_DA = 110.0
+NOT_HYDROGEN = 0.93
+# Where a map ends and its particle begins: voxels averaged to this width, above this part of the highest.
+PARTICLE_VOXEL_A = 8.0
+PARTICLE_LEVEL = 0.2
+
 MODEL_SPACING_A = 1.0
 MODEL_LARGEST_GRID = 400
 MODEL_MARGIN_A = 12.0
@@ -42,6 +50,8 @@ class Projection:
         Pixel size in Angstrom.
     rot_deg, tilt_deg
         The direction, in RELION's Euler angles.
+    volume_A3
+        The particle's volume in cubic Angstrom, where it is known; it tells how strong its contrast is.
 
     Raises
     ------
@@ -53,6 +63,7 @@ class Projection:
     pixel_size_A: float
     rot_deg: float = 0.0
     tilt_deg: float = 0.0
+    volume_A3: float | None = None
 
     def __post_init__(self) -> None:
         check_pixel_size_A(self.pixel_size_A)
@@ -103,7 +114,7 @@ def phantom_projection(kind: PhantomKind = "particle", view: View = (0.0, 0.0), 
     x, y = (
         np.exp(-0.5 * ((offset_A[None, :] - atoms_A[:, axis, None]) / PHANTOM_ATOM_SIGMA_A) ** 2) for axis in (0, 1)
     )
-    return Projection(y.T @ x, PHANTOM_PIXEL_A, *view)
+    return Projection(y.T @ x, PHANTOM_PIXEL_A, *view, volume_A3=len(atoms_A) * RESIDUE_DA * PROTEIN_VOLUME_A3_PER_DA)
 
 
 def map_projection(
@@ -134,7 +145,7 @@ def map_projection(
         numbers.
     """
     volume, voxel_A = _read_map(Path(path), voxel_size_A)
-    n = len(volume)
+    n, particle_A3 = len(volume), _particle_volume_A3(volume, voxel_A)
     if any(view):
         # scipy's splines and not Fourier slices: on analytic blobs as sharp as a map may hold (sigma 1.2 voxels) the
         # relative error of order 5 is 0.0004, against 0.01 for torch-fourier-slice padded twofold.
@@ -143,7 +154,7 @@ def map_projection(
         volume = ndimage.affine_transform(volume, to_input, centre - to_input @ centre, order=order)
     image = volume.sum(axis=0, dtype=np.float64) * voxel_A
     image -= np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
-    return Projection(image, voxel_A, *view)
+    return Projection(image, voxel_A, *view, volume_A3=particle_A3)
 
 
 def structure_projection(path: Path, view: View = (0.0, 0.0)) -> Projection:
@@ -189,7 +200,8 @@ def structure_projection(path: Path, view: View = (0.0, 0.0)) -> Projection:
     calculator.put_model_density_on_grid(model)
     # gemmi's grid is indexed x y z: summed over z it is turned into rows of y.
     image = np.array(calculator.grid, copy=False).sum(axis=2, dtype=np.float64).T * (width_A / n)
-    return Projection(image, width_A / n, *view)
+    mass_Da = sum(atom.element.weight * atom.occ for atom in atoms) / NOT_HYDROGEN
+    return Projection(image, width_A / n, *view, volume_A3=mass_Da * PROTEIN_VOLUME_A3_PER_DA)
 
 
 def _read_map(path: Path, voxel_size_A: float | None) -> tuple[FloatArray, float]:
@@ -222,6 +234,18 @@ def _read_map(path: Path, voxel_size_A: float | None) -> tuple[FloatArray, float
     if sorted(axes) == [1, 2, 3] and axes != [3, 2, 1]:
         volume = volume.transpose([axes.index(axis) for axis in (3, 2, 1)])
     return volume, voxel_A
+
+
+def _particle_volume_A3(volume: FloatArray, voxel_A: float) -> float | None:
+    """Volume that a uniform particle with this map's sum and sum of squares would have; None where all is negative."""
+    step = min(max(1, round(PARTICLE_VOXEL_A / voxel_A)), len(volume))
+    cells = len(volume) // step
+    kept = volume[: cells * step, : cells * step, : cells * step]
+    coarse = kept.reshape(cells, step, cells, step, cells, step).mean(axis=(1, 3, 5))
+    inside = coarse[coarse > max(PARTICLE_LEVEL * coarse.max(), 0.0)]
+    if not len(inside):
+        return None
+    return float(inside.sum() ** 2 / np.square(inside).sum()) * (step * voxel_A) ** 3
 
 
 def _read_structure(path: Path) -> gemmi.Structure:

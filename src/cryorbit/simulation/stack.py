@@ -1,4 +1,4 @@
-"""Writing an image stack piece by piece."""
+"""Writing an image stack piece by piece, and micrographs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from cryorbit.simulation.rendering import FloatImage
 
 HEADER_BYTES = 1024
 LABEL = b"cryorbit simulate"
+# Largest numbers of MRC's modes 0 and 6; RELION reads both.
+MOST_INT8, MOST_UINT16 = 127, 65535
 
 
 class StackWriter:
@@ -80,11 +82,35 @@ class StackWriter:
         header.nz = self.written
         header.dmin, header.dmax, header.dmean = self._low, self._high, mean
         header.rms = math.sqrt(max(self._sum_of_squares / self._pixels - mean**2, 0.0))
-        # mrcfile's label holds the time, and the same simulation shall give the same bytes.
-        header.label[:] = b""
-        header.label[0] = LABEL
-        header.nlabl = 1
+        _label(header)
         handle.seek(0)
         handle.write(header.tobytes())
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def write_micrograph(path: Path, intensity: FloatImage, pixel_size_A: float) -> None:
+    """Write a micrograph as an MRC file: counts as the smallest whole numbers that hold them, else float32.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    intensity
+        Shape (h, w).
+    pixel_size_A
+        Pixel size in Angstrom.
+    """
+    kind = "<f4"
+    if np.array_equal(intensity, np.rint(intensity)) and intensity.min() >= 0 and intensity.max() <= MOST_UINT16:
+        kind = "<i1" if intensity.max() <= MOST_INT8 else "<u2"
+    with mrcfile.new(path, data=intensity.astype(kind)) as mrc:
+        mrc.voxel_size = pixel_size_A
+        _label(mrc.header)
+
+
+def _label(header: Any) -> None:
+    # mrcfile's label holds the time, and the same simulation shall give the same bytes.
+    header.label[:] = b""
+    header.label[0] = LABEL
+    header.nlabl = 1

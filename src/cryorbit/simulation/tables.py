@@ -22,6 +22,7 @@ from cryorbit.conventions import (
     origin_from_shift_A,
 )
 from cryorbit.io.star import write_star
+from cryorbit.simulation.micrograph_settings import MicrographConfig
 from cryorbit.simulation.noise import Intensities
 from cryorbit.simulation.settings import SimulationConfig
 from cryorbit.simulation.specimens import Projection
@@ -30,7 +31,7 @@ from cryorbit.simulation.truth import TruthTable
 
 def optics_table(config: SimulationConfig) -> pd.DataFrame:
     """Make the optics block: one group, one row."""
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "rlnOpticsGroup": [1],
             "rlnOpticsGroupName": ["opticsGroup1"],
@@ -43,6 +44,15 @@ def optics_table(config: SimulationConfig) -> pd.DataFrame:
             "rlnCtfDataAreCtfPremultiplied": [0],
         }
     )
+    if isinstance(config, MicrographConfig):
+        # In which the coordinates count.
+        table["rlnMicrographOriginalPixelSize"] = [config.micrograph_pixel_A]
+    return table
+
+
+def micrograph_name(number: int) -> str:
+    """Path of a micrograph, counted from 0, inside the folder of the set."""
+    return f"micrographs/micrograph_{number + 1:05d}.mrc"
 
 
 def experimenter_table(truth: TruthTable) -> pd.DataFrame:
@@ -51,7 +61,7 @@ def experimenter_table(truth: TruthTable) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "rlnImageName": [f"{row + 1:06d}@particles.mrcs" for row in range(n)],
-            "rlnMicrographName": [f"micrographs/micrograph_{number + 1:05d}.mrc" for number in truth.micrograph],
+            "rlnMicrographName": [micrograph_name(number) for number in truth.micrograph],
             "rlnCoordinateX": truth.coordinate_px[:, 0],
             "rlnCoordinateY": truth.coordinate_px[:, 1],
             "rlnOpticsGroup": np.ones(n, dtype=np.int64),

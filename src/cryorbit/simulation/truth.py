@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.simulation.contaminants import KINDS, edge_shift_px
+from cryorbit.simulation.layout import draw_layout
+from cryorbit.simulation.micrograph_settings import MicrographConfig
 from cryorbit.simulation.settings import DefocusRange, SimulationConfig
 
 TRUE_PARTICLE = "none"
@@ -68,6 +70,9 @@ def draw_truth(config: SimulationConfig) -> TruthTable:
     at most ``particles_per_micrograph``, inside each level of a defocus series. Rows and numbers of micrographs
     are in random order of defocus. Junk that is badly centred has its true offset as its shift.
 
+    Where whole micrographs are simulated, all particles of one have the same defocus, and rows are ordered by
+    micrograph, as an extraction leaves them.
+
     Parameters
     ----------
     config
@@ -76,12 +81,13 @@ def draw_truth(config: SimulationConfig) -> TruthTable:
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
     n = config.images
     psi_deg = rng.uniform(-180.0, 180.0, n)
-    defocus_A = _draw_defocus_um(config, rng) * ANGSTROM_PER_UM
+    layout = draw_layout(config, rng) if isinstance(config, MicrographConfig) else None
+    defocus_A = _draw_defocus_um(config, rng) * ANGSTROM_PER_UM if layout is None else layout.defocus_A
     shift_px = rng.normal(0.0, config.shift_px, (n, 2))
     kind = _draw_kinds(config, rng)
     for row in np.flatnonzero(kind == "edge"):
         shift_px[row] = edge_shift_px(rng, config.box)
-    micrograph = _group_by_defocus(defocus_A, config, rng)
+    micrograph = _group_by_defocus(defocus_A, config, rng) if layout is None else layout.micrograph
     angle_by_micrograph = rng.uniform(0.0, 180.0, micrograph.max() + 1) * (config.astigmatism_A > 0)
     return TruthTable(
         psi_deg=psi_deg,
@@ -91,7 +97,7 @@ def draw_truth(config: SimulationConfig) -> TruthTable:
         shift_px=shift_px,
         kind=kind,
         micrograph=micrograph,
-        coordinate_px=rng.uniform(config.box / 2, MICROGRAPH_WIDTH_PX - config.box / 2, (n, 2)).round(1),
+        coordinate_px=_scatter_px(config, rng) if layout is None else layout.coordinate_px,
     )
 
 
@@ -99,6 +105,11 @@ def _draw_defocus_um(config: SimulationConfig, rng: np.random.Generator) -> Floa
     if isinstance(config.defocus_um, DefocusRange):
         return rng.uniform(config.defocus_um.low_um, config.defocus_um.high_um, config.images)
     return rng.permutation(np.resize(np.asarray(config.defocus_um.values_um, dtype=np.float64), config.images))
+
+
+def _scatter_px(config: SimulationConfig, rng: np.random.Generator) -> FloatArray:
+    half = config.box / 2
+    return rng.uniform(half, MICROGRAPH_WIDTH_PX - half, (config.images, 2)).round(1)
 
 
 def _draw_kinds(config: SimulationConfig, rng: np.random.Generator) -> np.ndarray:
