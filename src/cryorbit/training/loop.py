@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryorbit.config import RunConfig
-from cryorbit.errors import ConfigurationError, RunFolderError
+from cryorbit.errors import RunFolderError, TrainingDivergedError
 from cryorbit.io.runs import make_folder, write_arrays
 from cryorbit.model import losses
 from cryorbit.model.losses import LossTerms, LossWeights
@@ -294,20 +294,12 @@ def train(
 
     Raises
     ------
-    ConfigurationError
-        If training diverges.
+    TrainingDivergedError
+        If the loss is no number any more.
     """
     make_folder(folder)
     trainer = _Trainer(cache, config, folder)
-    trainer.resume()
-    drop_epochs_after(metrics, trainer.progress.epoch)
-    guard = Guard()
-    while not trainer.progress.finished:
-        record = _one_epoch(trainer, guard)
-        append_record(metrics, record)
-        if config.training.tensorboard:
-            log_to_tensorboard(metrics.with_name("tensorboard"), record)
-        save_checkpoint(folder / LAST, trainer.state())
+    for record in _epochs(trainer, metrics):
         if report is not None:
             numbers = {name: value for name, value in record.items() if isinstance(value, float)}
             report(trainer.progress.epoch, trainer.epochs, numbers)
@@ -322,6 +314,26 @@ def train(
     )
 
 
+def train_by_epochs(cache: ParticleCache, config: RunConfig, folder: Path, metrics: Path) -> Iterator[dict[str, Any]]:
+    """The same training an epoch at a time, for who decides in between whether to go on; gives each line of metrics."""
+    make_folder(folder)
+    yield from _epochs(_Trainer(cache, config, folder), metrics)
+
+
+def _epochs(trainer: _Trainer, metrics: Path) -> Iterator[dict[str, Any]]:
+    """Epochs from the last checkpoint to the end, each logged and saved before it is handed out."""
+    trainer.resume()
+    drop_epochs_after(metrics, trainer.progress.epoch)
+    guard = Guard()
+    while not trainer.progress.finished:
+        record = _one_epoch(trainer, guard)
+        append_record(metrics, record)
+        if trainer.config.training.tensorboard:
+            log_to_tensorboard(metrics.with_name("tensorboard"), record)
+        save_checkpoint(trainer.folder / LAST, trainer.state())
+        yield record
+
+
 def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
     """Train, validate, keep the best weights and a few drawn images; returns the line for the metrics file."""
     progress = trainer.progress
@@ -330,7 +342,7 @@ def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     validation_terms, latent_mean = trainer.validate()
     if not math.isfinite(validation_terms["total"]):
-        raise ConfigurationError(
+        raise TrainingDivergedError(
             f"Training diverged in epoch {progress.epoch + 1} (the loss is no number any more): lower "
             "training.learning_rate, or give --set training.precision=32-true."
         )
