@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ from cryorbit.training.trials import FINISHED, Trial, TrialRecords
 
 BEST_FILE = "best.toml"
 SUMMARY_FILE = "search.json"
+SECONDS_TO_ANSWER = 10.0
+NO_CLUSTER = (
+    "--ray-address {}: no Ray cluster answers there; start one with `ray start --head`, or leave the option out to use "
+    "this machine alone."
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def search(
         For mistakes that the user can mend.
     """
     _require_ray()
+    if ray_address is not None:
+        _require_answer(ray_address)
     config, observer = config or make_config(), observer or Silent()
     to_toml(config)  # what cannot be written later is refused now
     if trials < 1 or (workers is not None and workers < 1):
@@ -132,13 +141,25 @@ def search(
 
 def _require_ray() -> None:
     try:
-        import hyperopt  # noqa: F401
-        import ray.tune  # noqa: F401
+        import_module("cryorbit.training.search")
     except ImportError as error:
         raise ConfigurationError(
             f"The search needs Ray Tune and HyperOpt, of which {error.name} cannot be imported: "
             "pip install 'cryorbit[search]'."
         ) from error
+
+
+def _require_answer(ray_address: str) -> None:
+    """Refuse an address at which nobody answers at once: Ray itself would wait for minutes."""
+    host, colon, port = ray_address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        if ray_address == "auto":
+            return
+        raise ConfigurationError(f"--ray-address is {ray_address!r}; expected auto or HOST:PORT.")
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(NO_CLUSTER.format(ray_address)) from error
 
 
 def _open(out: Path, table: ParticleTable, config: RunConfig, space: SearchSpace, overwrite: bool) -> RunFolder:
@@ -199,11 +220,11 @@ def _conclude(folder: Path, records: TrialRecords) -> SearchResult:
 
 
 def _best_toml(result: SearchResult, best: Trial, records: TrialRecords) -> str:
-    kept = f"epoch {best.kept_epoch} of {best.epochs}"
+    found = ", ".join(f"{name} = {value:.4g}" for name, value in best.parameters.items())
     lines = [
         "# Settings for `cryorbit run PARTICLES --config best.toml --out DIR`, found by `cryorbit search`.",
         f"# {result.sentence}",
-        f"# It is trial {best.number} ({kept}); searched were {', '.join(best.parameters)}.",
+        f"# It is trial {best.number}, epoch {best.kept_epoch} of {best.epochs}: {found}.",
         "# Whatever is not named here is as in the preset.",
     ]
     return "\n".join(lines) + "\n\n" + to_toml(records.space.applied(records.base, best.parameters))

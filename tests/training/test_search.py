@@ -200,12 +200,13 @@ def particles(tmp_path_factory):
     return tiny_set(tmp_path_factory.mktemp("set"), images=100)
 
 
-def test_without_ray_the_remedy_is_named(particles, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hyperopt", None)
-    monkeypatch.setitem(sys.modules, "ray", None)
+@pytest.mark.parametrize("missing", ["ray", "hyperopt"])
+def test_without_ray_the_remedy_is_named(particles, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "cryorbit.training.search", raising=False)
     code, _, err = call("search", particles, "--out", tmp_path / "out")
     assert code == 2
-    assert "pip install 'cryorbit[search]'" in err
+    assert f"of which {missing} cannot be imported: pip install 'cryorbit[search]'" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -217,6 +218,8 @@ def test_mistakes_are_refused_before_the_work(particles, tmp_path):
         (["--out", tmp_path], "is not empty and holds no run"),
         (["--out", tmp_path / "new", "--trials", 0], "--trials"),
         (["--out", tmp_path / "new", "--set", "training.epoch=1"], "training.epoch"),
+        (["--out", tmp_path / "new", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers there"),
+        (["--out", tmp_path / "new", "--ray-address", "somewhere"], "expected auto or HOST:PORT"),
     ):
         code, _, err = call("search", particles, *arguments)
         assert (code, len(err.strip().splitlines())) == (2, 1)

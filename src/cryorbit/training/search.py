@@ -10,13 +10,16 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import hyperopt  # noqa: F401  (Ray's searcher would miss it only when it is used)
 import numpy as np
 import ray
 import torch
@@ -218,8 +221,12 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
             "address": "local", "num_cpus": cores(), "object_store_memory": OBJECT_STORE_BYTES,
             "_node_ip_address": "127.0.0.1", "_temp_dir": temporary,
         }  # fmt: skip
+    at_termination = signal.getsignal(signal.SIGTERM)
     try:
         _connect(address, quiet)
+        # Ray answers this signal with a stack trace; whoever set it before knows better.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_termination)
         yield
     finally:
         ray.shutdown()
@@ -235,10 +242,7 @@ def _connect(address: str | None, settings: dict[str, Any]) -> None:
     try:
         ray.init(address=address, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"--ray-address {address}: no Ray cluster answers there; start one with `ray start --head`, or leave the "
-            "option out to use this machine alone."
-        ) from error
+        raise ConfigurationError(f"--ray-address {address}: cannot be used ({str(error).splitlines()[0]}).") from error
 
 
 def _remove_session(note: Path) -> None:
