@@ -176,6 +176,8 @@ class _Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         """A trial has ended by itself or by ASHA's decision."""
+        if self._records.trials[0].state == FAILED:
+            return  # the whole search ends, this trial is not to blame
         result = trial.last_result
         state = result.get(STATE, FAILED)
         if state == RUNNING:
@@ -204,7 +206,7 @@ class _FailedDefault(tune.Stopper):
 
 
 @contextmanager
-def _ray(address: str | None, scratch: Path) -> Iterator[None]:
+def _ray(address: str | None, scratch: Path, workers: int | None) -> Iterator[None]:
     """Ray on this machine's cores alone, or the cluster at an address; nothing of it stays."""
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -218,7 +220,7 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
         temporary = tempfile.mkdtemp(prefix=SESSION_PREFIX, dir=short)
         write_text(note, temporary)
         quiet |= {
-            "address": "local", "num_cpus": cores(), "object_store_memory": OBJECT_STORE_BYTES,
+            "address": "local", "num_cpus": max(cores(), workers or 1), "object_store_memory": OBJECT_STORE_BYTES,
             "_node_ip_address": "127.0.0.1", "_temp_dir": temporary,
         }  # fmt: skip
     at_termination = signal.getsignal(signal.SIGTERM)
@@ -295,7 +297,7 @@ def search_trials(
         If no cluster answers at the address.
     """
     scratch = records.folder / "ray"
-    with _ray(address, scratch):
+    with _ray(address, scratch, workers):
         have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus = max(1, int(have.get("CPU", 1)))
         workers = min(workers or cpus, trials)
