@@ -36,9 +36,9 @@ from cryorbit.preprocessing.resample import fourier_crop
 from cryorbit.progress import Lines
 from cryorbit.readings import Sample, estimate_from_latent
 from cryorbit.simulation import choose_projection, make_simulation_config, parse_view, simulate
-from cryorbit.simulation.micrographs import iter_batches
 from cryorbit.simulation.noise import measure_intensities
 from cryorbit.simulation.rendering import make_renderer
+from cryorbit.simulation.single_images import iter_batches
 from cryorbit.simulation.truth import draw_truth
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 

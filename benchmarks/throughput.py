@@ -26,7 +26,8 @@ from cryorbit import ImageStack, make_config
 from cryorbit.latent.embed import N_TURNS, embed
 from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import ParticleCache, build_cache
-from cryorbit.training.loop import choose_precision, train
+from cryorbit.training.loop import train
+from cryorbit.training.trainer import choose_precision
 
 BOX = 128
 IMAGES_PER_STACK = 64

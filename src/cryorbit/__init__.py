@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cryorbit.errors import CryorbitError, ParticleDataError
     from cryorbit.estimation.evaluation import evaluate
     from cryorbit.estimation.outliers import find_outliers
+    from cryorbit.hyperparameters import search
     from cryorbit.io import ImageStack, read_particles, write_particles
     from cryorbit.latent.embed import embed
     from cryorbit.latent.harmonics import fit_harmonics
@@ -37,6 +38,7 @@ _HOMES = {
     "read_particles": "cryorbit.io",
     "rerun": "cryorbit.pipeline",
     "run": "cryorbit.pipeline",
+    "search": "cryorbit.hyperparameters",
     "simulate": "cryorbit.simulation",
     "train": "cryorbit.training.loop",
     "write_particles": "cryorbit.io",
@@ -58,6 +60,7 @@ __all__ = [
     "read_particles",
     "rerun",
     "run",
+    "search",
     "simulate",
     "train",
     "write_particles",

@@ -475,6 +475,44 @@ def _evaluation_text(metrics: dict[str, Any]) -> str:
 
 
 @app.command()
+def search(
+    particles: Particles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
+    trials: Annotated[int, typer.Option(min=1, help="Configurations to try; the first is the default.")] = 24,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time. Default: one on each core.", show_default=False)
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to use (auto or HOST:PORT); all its machines must see --out.", show_default=False
+        ),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    invert: Invert = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search learning rate, blocks, loss weights and latent dimension; best.toml is for `run --config`."""
+    from cryorbit.hyperparameters import search
+    from cryorbit.io import read_particles
+
+    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
+    table, base = read_particles(particles, stack_root=stack_root), choices.config()
+    with _observer(quiet) as observer:
+        result = search(
+            table, out, base, trials=trials, workers=workers, ray_address=ray_address, overwrite=overwrite,
+            observer=observer,
+        )  # fmt: skip
+    typer.echo(f"{result.sentence}\nBest:      {result.best}\nTrials:    {out / 'trials.csv'}")
+
+
+@app.command()
 def report(
     folder: Folder,
     truth: TruthFile = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -284,3 +285,31 @@ def make_config(preset: str = "fast", changes: Mapping[str, Any] | None = None, 
         where = f"{file}: " if file is not None else ""
         problems = "; ".join(_problem(item) for item in error.errors())
         raise ConfigurationError(f"{where}{problems}.") from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The TOML file from which :func:`make_config` makes this configuration again: what its preset does not say.
+
+    Raises
+    ------
+    ConfigurationError
+        If it has a setting that only Python can express.
+    """
+    ours = config.model_dump(mode="json")
+    preset = make_config(config.preset).model_dump(mode="json")
+    lines = [f'preset = "{config.preset}"']
+    lines += [f"seed = {config.seed}"] if ours["seed"] != preset["seed"] else []
+    for section, values in ours.items():
+        if not isinstance(values, dict):
+            continue
+        changed = {name: value for name, value in values.items() if value != preset[section][name]}
+        lines += ["", f"[{section}]"] if changed else []
+        lines += [f"{name} = {_toml_value(f'{section}.{name}', value)}" for name, value in changed.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(name: str, value: object) -> str:
+    if value is None:
+        raise ConfigurationError(f"{name} is None where its preset has a value, which a TOML file cannot say.")
+    # TOML writes numbers, truth values, texts and lists of them as JSON does.
+    return json.dumps(value)

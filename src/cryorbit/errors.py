@@ -13,6 +13,10 @@ class ConfigurationError(CryorbitError):
     """An option that is unknown, out of range, or in conflict with another."""
 
 
+class TrainingDivergedError(ConfigurationError):
+    """Settings with which the loss ceases to be a number."""
+
+
 class RunFolderError(CryorbitError):
     """A run folder that cannot be created, continued or read."""
 

@@ -65,7 +65,8 @@ def _identity(config: RunConfig, described: Mapping[str, Any], latent: bool) -> 
     return identity({"configuration": config.model_dump(mode="json"), "input": described, "latent": latent})
 
 
-def _manifest(particles: ParticleTable, config: RunConfig, latent: bool) -> dict[str, Any]:
+def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool) -> dict[str, Any]:
+    """What ``run.json`` says at the start of a run."""
     path = particles.source.path
     described = {
         "path": str(path.resolve()) if path is not None else None,
@@ -137,7 +138,7 @@ def run(
     resolve_prior(table, config.estimation)
     check_outlier_method(config.estimation, latent)
     needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
-    folder = RunFolder.create_or_continue(Path(out), _manifest(table, config, latent), overwrite, needed)
+    folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent), overwrite, needed)
     try:
         return _run_job(folder, config, table, until, truth, observer)
     finally:

@@ -18,7 +18,10 @@ from cryorbit.errors import ConfigurationError
 from ..io.conftest import star_text, write_stack
 from ..pipeline_sets import tiny_set
 
-COMMANDS = ["demo", "simulate", "inspect", "run", "train", "embed", "outliers", "estimate", "evaluate", "report"]
+COMMANDS = [
+    "demo", "simulate", "inspect", "run", "train", "embed", "outliers", "estimate", "limits", "evaluate", "search",
+    "report",
+]  # fmt: skip
 FAST = [
     "--set", "training.epochs=1", "--set", "model.base_width=4", "--set", "model.n_blocks=3",
     "--set", "model.discriminator_blocks=3", "--set", "preprocessing.box_size=32", "--set", "training.accelerator=cpu",
@@ -53,7 +56,8 @@ def test_every_command_has_help():
 
 def test_help_imports_nothing_heavy():
     program = (
-        "import sys, cryorbit.cli; print([m for m in ('torch', 'numpy', 'pandas', 'sklearn') if m in sys.modules])"
+        "import sys, cryorbit.cli; heavy = ('torch', 'numpy', 'pandas', 'sklearn', 'ray'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

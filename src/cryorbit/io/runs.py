@@ -25,6 +25,8 @@ MANIFEST = "run.json"
 LOCK = ".lock"
 # Particles that a demonstration made for itself lie inside its run folder.
 INPUT = "input"
+# Kind of a folder that holds a search of hyper-parameters.
+SEARCH = "search"
 TEMPORARY_PREFIX = ".writing-"
 
 
@@ -200,6 +202,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: is not a run folder (it has no {MANIFEST}); give the --out folder of an earlier run, "
                 "or a particle file together with --out."
+            )
+        if manifest.get("kind") == SEARCH:
+            raise RunFolderError(
+                f"{path}: holds a search of hyper-parameters, not a run; give its best.toml to `cryorbit run --config`."
             )
         return cls(path, manifest, _take_lock(path))
 

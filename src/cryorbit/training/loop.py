@@ -1,51 +1,29 @@
-"""Training of the VAE-GAN; the only place that knows devices and precisions.
-
-Every epoch draws its random numbers from (seed, epoch) alone, so a training that was interrupted and resumed
-equals one that was not.
-"""
+"""Training of the VAE-GAN, epoch by epoch, each logged and saved before the next."""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from lightning_fabric import Fabric
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from cryorbit.config import RunConfig
-from cryorbit.errors import ConfigurationError, RunFolderError
+from cryorbit.errors import TrainingDivergedError
 from cryorbit.io.runs import make_folder, write_arrays
-from cryorbit.model import losses
-from cryorbit.model.losses import POSE_AXES, LossTerms, LossWeights
-from cryorbit.model.vaegan import Autoencoder, AutoencoderOutput, build_networks
+from cryorbit.model.vaegan import Autoencoder, build_networks
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.preprocessing.resample import rotate
-from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state, save_checkpoint
+from cryorbit.training.checkpoint import BEST, LAST, load_checkpoint, network_state, save_checkpoint
 from cryorbit.training.guard import Guard, active_axes
 from cryorbit.training.guidance import Guide
 from cryorbit.training.metrics import append_record, drop_epochs_after, log_to_tensorboard, read_metrics
+from cryorbit.training.trainer import Trainer
 
-# Fabric announces its precision on every start, which is no news to a user.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
-WARMUP_STEPS = 50
-DISCRIMINATOR_MOMENTUM = 0.1
-# A discriminator that is left alone is still looked at, every so many steps, to see whether it may play again.
-DISCRIMINATOR_PROBE = 10
-MIN_VALIDATION = 1
 PREVIEW_IMAGES = 6
 PREVIEW_EPOCHS = (1, 3, 10)
-# Images that the principal images of the projection encoder are taken from.
-PRINCIPAL_SAMPLE = 6000
 
 EpochReport = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with its number, the most epochs there can be, and the terms of the loss."""
@@ -69,272 +47,6 @@ class TrainingResult:
     epochs: int
     best_epoch: int
     warnings: tuple[str, ...]
-
-
-def choose_precision(requested: str, accelerator: str) -> Any:
-    """``bf16-mixed`` where the hardware multiplies bf16 natively, else float32; a definite request is obeyed."""
-    if requested != "auto":
-        return requested
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
-
-
-def split_rows(n: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows for training and for validation; at least one of each, the same one where there is only one."""
-    order = np.random.default_rng(seed).permutation(n).astype(np.int64)
-    held_out = min(max(MIN_VALIDATION, round(fraction * n)), n - 1) if fraction > 0 else 0
-    training = np.sort(order[held_out:])
-    return training, np.sort(order[:held_out]) if held_out else training
-
-
-def epochs_for(n_training: int, epochs: int, images_budget: int | None) -> int:
-    """Epochs to train: the most allowed, or as many as show the budget of images."""
-    if images_budget is None:
-        return epochs
-    return max(1, min(epochs, math.ceil(images_budget / n_training)))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Training images, the rows they are of, and by how much they were turned."""
-
-    images: Float[Tensor, "batch h w"]
-    rows: NDArray[np.int64]
-    turned_deg: Float[Tensor, " batch"]
-
-
-class _Trainer:
-    """State of one training: networks, optimisers, progress."""
-
-    def __init__(self, cache: ParticleCache, config: RunConfig, folder: Path, guide: Guide | None) -> None:
-        self.cache, self.config, self.folder = cache, config, folder
-        self.guide = guide if config.model.lambda_pose > 0 else None
-        settings = config.training
-        self.training_rows, self.validation_rows = split_rows(len(cache), settings.validation_fraction, config.seed)
-        self.epochs = epochs_for(len(self.training_rows), settings.epochs, settings.images_budget)
-        self.steps_per_epoch = math.ceil(len(self.training_rows) / settings.batch_size)
-        model = config.model
-        self.weights = LossWeights(model.lambda_reg, model.lambda_GAN, model.lambda_cone, model.lambda_pose)
-        self.fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=1,
-            precision=choose_precision(settings.precision, settings.accelerator),
-        )
-        torch.manual_seed(config.seed)
-        self.raw_autoencoder, self.raw_discriminator = build_networks(cache.box_size, config.model)
-        self._set_principal_images()
-        for network in (self.raw_autoencoder, self.raw_discriminator):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.autoencoder, self.generator_optimiser = self.fabric.setup(
-            self.raw_autoencoder, self._adam(self.raw_autoencoder)
-        )
-        self.discriminator, self.discriminator_optimiser = self.fabric.setup(
-            self.raw_discriminator, self._adam(self.raw_discriminator)
-        )
-        for method in ("sample_prior", "encode"):
-            self.autoencoder.mark_forward_method(method)
-        self.progress = Progress()
-
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        settings = self.config.training
-        return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
-
-    @torch.no_grad()
-    def _set_principal_images(self) -> None:
-        """Give projections what they project on: principal images of drawn images, or of turned ones."""
-        principal = self.raw_autoencoder.principal
-        if principal is None:
-            return
-        noise_variance = 0.0
-        if self.guide is not None:
-            images = self.guide.sampler.draw(PRINCIPAL_SAMPLE, noise=False).images
-            noise_variance = self.guide.sampler.noise_variance
-        else:
-            draw = np.random.default_rng(self.config.seed)
-            images = turn_at_random(self.cache.read(draw.choice(self.training_rows, PRINCIPAL_SAMPLE))).images
-        principal.fit(self.raw_autoencoder.target(images), noise_variance)
-
-    # -- state -------------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """All that a resumed training needs."""
-        return {
-            **network_state(self.raw_autoencoder, self.raw_discriminator, self.cache.box_size),
-            "generator_optimiser": self.generator_optimiser.state_dict(),
-            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
-            "progress": asdict(self.progress),
-        }
-
-    def resume(self) -> None:
-        """Take up the last checkpoint, if there is one."""
-        path = self.folder / LAST
-        if not (path.is_file() and (self.folder / BEST).is_file()):
-            return
-        try:
-            state = load_checkpoint(path)
-        except RunFolderError:  # damaged: better begin again than stop
-            return
-        self.raw_autoencoder.load_state_dict(state["autoencoder"])
-        self.raw_discriminator.load_state_dict(state["discriminator"])
-        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
-        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-        self.progress = Progress(**state["progress"])
-
-    # -- one epoch ---------------------------------------------------------------------------------------------
-
-    def learning_rate(self, step: int) -> float:
-        """Rate at a step: a short linear start, then constant or half a cosine."""
-        base = self.config.training.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
-        if self.config.training.schedule == "constant":
-            return base
-        return base * max(0.5 * (1.0 + math.cos(math.pi * step / (self.epochs * self.steps_per_epoch))), 1e-3)
-
-    def batches(self, epoch: int) -> Iterator[_Batch]:
-        """Training images of one epoch in random order, turned if so configured."""
-        draw = np.random.default_rng((self.config.seed, epoch))
-        order = self.training_rows[draw.permutation(len(self.training_rows))]
-        for start in range(0, len(order), self.config.training.batch_size):
-            rows = order[start : start + self.config.training.batch_size]
-            images = self.fabric.to_device(self.cache.read(rows))
-            turned_deg = torch.zeros(len(rows), device=images.device)
-            if self.config.training.turn_images:
-                images, turned_deg = turn_at_random(images)
-            yield _Batch(images, rows, turned_deg)
-
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images; returns the mean of each term of the loss."""
-        self.autoencoder.train()
-        self.discriminator.train()
-        torch.manual_seed(_epoch_seed(self.config.seed, epoch))
-        totals: dict[str, float] = {}
-        for number, batch in enumerate(self.batches(epoch)):
-            step = epoch * self.steps_per_epoch + number
-            for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.learning_rate(step)
-            output, terms = self.generator_step(batch)
-            values = terms.as_floats()
-            if self.weights.adversarial > 0:
-                values["discriminator"] = self.discriminator_step(output, step)
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value
-            self.progress.images_seen += len(batch.rows)
-        return {name: value / self.steps_per_epoch for name, value in totals.items()}
-
-    @property
-    def told_axes(self) -> int:
-        """Latent axes that the pose term places, and nothing else does."""
-        return POSE_AXES if self.guide is not None else 0
-
-    def pose_loss(self, output: AutoencoderOutput, batch: _Batch, drawn: bool) -> Float[Tensor, ""]:
-        """The pose term, of a batch and, if asked for, of images drawn along with it."""
-        if self.guide is None:
-            return output.latent.new_zeros(())
-        target, weight = map(self.fabric.to_device, self.guide.points(batch.rows, batch.turned_deg))
-        loss = losses.pose_surprise(output.posterior, target, weight)
-        n_drawn = round(self.config.training.drawn_per_image * len(batch.rows)) if drawn else 0
-        if n_drawn == 0:
-            return loss
-        images, target = map(self.fabric.to_device, self.guide.draw(n_drawn))
-        posterior = self.autoencoder.encode(images)
-        of_drawn = losses.pose_surprise(posterior, target, torch.ones(n_drawn, device=target.device))
-        return (len(batch.rows) * loss + n_drawn * of_drawn) / (len(batch.rows) + n_drawn)
-
-    def loss_terms(self, output: AutoencoderOutput, pose: Float[Tensor, ""]) -> LossTerms:
-        """All terms of the encoder's and decoder's loss."""
-        zero = output.latent.new_zeros(())
-        adversarial, cone = zero, zero
-        if self.weights.adversarial > 0:
-            drawn = self.raw_autoencoder.simulated_images(output.drawn)
-            adversarial = losses.generator_adversarial(self.discriminator(drawn))
-        if self.weights.cone > 0:
-            cone = losses.cone(output.latent)
-        return losses.total_loss(
-            self.raw_autoencoder.reconstruction_loss(output),
-            losses.kl_to_standard_normal(output.posterior),
-            adversarial,
-            cone,
-            pose,
-            self.weights,
-        )
-
-    def generator_step(self, batch: _Batch) -> tuple[AutoencoderOutput, LossTerms]:
-        """One step of encoder and decoder."""
-        self.raw_discriminator.requires_grad_(False)
-        output = self.autoencoder(batch.images, told_axes=self.told_axes)
-        terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=True))
-        self.generator_optimiser.zero_grad()
-        self.fabric.backward(terms.total)
-        self.generator_optimiser.step()
-        self.raw_discriminator.requires_grad_(True)
-        self.raw_autoencoder.update_noise_variance(output)
-        return output, terms
-
-    def discriminator_step(self, output: AutoencoderOutput, step: int) -> float:
-        """One step of the discriminator on real images and samples of the prior, unless it is too far ahead."""
-        floor = self.config.training.discriminator_floor
-        ahead = self.progress.discriminator_loss < floor
-        if ahead and step % DISCRIMINATOR_PROBE:
-            return self.progress.discriminator_loss
-        with torch.no_grad():
-            fake = self.autoencoder.sample_prior(len(output.target))
-        real_odds, fake_odds = self.discriminator(output.target), self.discriminator(fake)
-        loss = losses.discriminator_adversarial(real_odds, fake_odds)
-        self.progress.discriminator_loss += DISCRIMINATOR_MOMENTUM * (
-            float(loss.detach()) - self.progress.discriminator_loss
-        )
-        if self.progress.discriminator_loss >= floor:
-            self.discriminator_optimiser.zero_grad()
-            self.fabric.backward(loss)
-            self.discriminator_optimiser.step()
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def validate(self) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """Terms of the loss on the held-out images at the posterior mean, and those means."""
-        self.autoencoder.eval()
-        self.discriminator.eval()
-        totals: dict[str, float] = {}
-        means = []
-        size = 4 * self.config.training.batch_size
-        for start in range(0, len(self.validation_rows), size):
-            rows = self.validation_rows[start : start + size]
-            images = self.fabric.to_device(self.cache.read(rows))
-            turned_deg = torch.zeros(len(rows), device=images.device)
-            if self.config.training.turn_images:
-                # Turned like the training images, whose noise the interpolation softens: else the two losses differ.
-                turned_deg = _golden_turns_deg(start, len(images)).to(images.device)
-                images = rotate(images, turned_deg)
-            output = self.autoencoder(images, sample=False)
-            pose = self.pose_loss(output, _Batch(images, rows, turned_deg), drawn=False)
-            share = len(images) / len(self.validation_rows)
-            for name, value in self.loss_terms(output, pose).as_floats().items():
-                totals[name] = totals.get(name, 0.0) + share * value
-            means.append(output.posterior.mean.double().cpu().numpy())
-        return totals, np.concatenate(means)
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint32)[0])
-
-
-def _golden_turns_deg(first: int, count: int) -> Float[Tensor, " count"]:
-    """Turns spread evenly over the circle, the same in every epoch."""
-    return 360.0 * (torch.arange(first, first + count) * 0.5 * (math.sqrt(5.0) - 1.0)).remainder(1.0)
-
-
-class TurnedImages(NamedTuple):
-    """Images, and the turns in degrees that they were given."""
-
-    images: Float[Tensor, "batch h w"]
-    turned_deg: Float[Tensor, " batch"]
-
-
-def turn_at_random(images: Float[Tensor, "batch h w"]) -> TurnedImages:
-    """Every image under an in-plane turn of its own, uniform on the circle."""
-    turned_deg = 360.0 * torch.rand(len(images), device=images.device)
-    return TurnedImages(rotate(images, turned_deg), turned_deg)
 
 
 def train(
@@ -364,20 +76,12 @@ def train(
 
     Raises
     ------
-    ConfigurationError
-        If training diverges.
+    TrainingDivergedError
+        If the loss is no number any more.
     """
     make_folder(folder)
-    trainer = _Trainer(cache, config, folder, guide)
-    trainer.resume()
-    drop_epochs_after(metrics, trainer.progress.epoch)
-    guard = Guard()
-    while not trainer.progress.finished:
-        record = _one_epoch(trainer, guard)
-        append_record(metrics, record)
-        if config.training.tensorboard:
-            log_to_tensorboard(metrics.with_name("tensorboard"), record)
-        save_checkpoint(folder / LAST, trainer.state())
+    trainer = Trainer(cache, config, folder, guide)
+    for record in _epochs(trainer, metrics):
         if report is not None:
             numbers = {name: value for name, value in record.items() if isinstance(value, float)}
             report(trainer.progress.epoch, trainer.epochs, numbers)
@@ -392,7 +96,29 @@ def train(
     )
 
 
-def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
+def train_by_epochs(
+    cache: ParticleCache, config: RunConfig, folder: Path, metrics: Path, guide: Guide | None = None
+) -> Iterator[dict[str, Any]]:
+    """The same training an epoch at a time, for who decides in between whether to go on; gives each line of metrics."""
+    make_folder(folder)
+    yield from _epochs(Trainer(cache, config, folder, guide), metrics)
+
+
+def _epochs(trainer: Trainer, metrics: Path) -> Iterator[dict[str, Any]]:
+    """Epochs from the last checkpoint to the end, each logged and saved before it is handed out."""
+    trainer.resume()
+    drop_epochs_after(metrics, trainer.progress.epoch)
+    guard = Guard()
+    while not trainer.progress.finished:
+        record = _one_epoch(trainer, guard)
+        append_record(metrics, record)
+        if trainer.config.training.tensorboard:
+            log_to_tensorboard(metrics.with_name("tensorboard"), record)
+        save_checkpoint(trainer.folder / LAST, trainer.state())
+        yield record
+
+
+def _one_epoch(trainer: Trainer, guard: Guard) -> dict[str, Any]:
     """Train, validate, keep the best weights and a few drawn images; returns the line for the metrics file."""
     progress = trainer.progress
     started = time.perf_counter()
@@ -400,7 +126,7 @@ def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     validation_terms, latent_mean = trainer.validate()
     if not math.isfinite(validation_terms["total"]):
-        raise ConfigurationError(
+        raise TrainingDivergedError(
             f"Training diverged in epoch {progress.epoch + 1} (the loss is no number any more): lower "
             "training.learning_rate, or give --set training.precision=32-true."
         )
@@ -426,7 +152,7 @@ def _one_epoch(trainer: _Trainer, guard: Guard) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _save_preview(trainer: _Trainer) -> None:
+def _save_preview(trainer: Trainer) -> None:
     """Keep a few held-out images and what the decoder makes of them, for the figure over epochs."""
     rows = trainer.validation_rows[:PREVIEW_IMAGES]
     trainer.autoencoder.eval()
