@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 import cryorbit as co
+from cryorbit.aligned import load_poses
 from cryorbit.config import merge
 from cryorbit.conventions import ANGSTROM_PER_UM
 from cryorbit.estimation.outliers import find_outliers
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.cone import Cone
+from cryorbit.latent.cone import Cone, Lesson
 from cryorbit.latent.embed import Embedding, embed_batch, load_embedding
 from cryorbit.latent.orbits import orbit_invariants
 from cryorbit.preprocessing.dataset import ParticleCache, prepare_images
@@ -41,6 +42,7 @@ from cryorbit.simulation.rendering import make_renderer
 from cryorbit.simulation.single_images import iter_batches
 from cryorbit.simulation.truth import draw_truth
 from cryorbit.training.checkpoint import BEST, load_autoencoder
+from cryorbit.training.trainer import split_rows
 
 # The paper's loss on the narrow network, so that all variants have the same time; then one change after the other.
 PAPER_LOSS = {
@@ -151,9 +153,13 @@ def measure(asked: argparse.Namespace, view: str, seed: int, variant: str) -> li
     kept[:n] = found.probability <= 0.5
     autoencoder = load_autoencoder(run / "checkpoint" / BEST, config.model)
     sample = Sample.draw(autoencoder, ParticleCache(run / "cache"), training, kept[:n], seed)
-    cone = Cone(**manifest["guide"]) if manifest.get("guide") else None
+    lesson = None
+    if manifest.get("guide"):
+        _, held_out = split_rows(n, config.training.validation_fraction, config.seed)
+        held_out, poses = held_out[kept[held_out]], load_poses(run)
+        lesson = Lesson(Cone(**manifest["guide"]), held_out, poses.psi_deg[held_out], poses.defocus_um[held_out])
     settings = config.estimation.model_copy(update={"defocus_range_um": known})
-    outcome = estimate_from_latent(particles, embedding, kept, settings, sample, cone)
+    outcome = estimate_from_latent(particles, embedding, kept, settings, sample, lesson)
     rows, start = [], n
     for test in tests:
         here = slice(start, start + len(test.psi_deg))

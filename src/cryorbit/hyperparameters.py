@@ -19,7 +19,7 @@ from cryorbit.io.runs import SEARCH, RunFolder, identity, write_text
 from cryorbit.particles import ParticleTable
 from cryorbit.pipeline import new_manifest
 from cryorbit.progress import Observer, Silent
-from cryorbit.stages import Job
+from cryorbit.stages import Job, is_guided
 from cryorbit.training.objective import fixed_weights
 from cryorbit.training.space import SearchSpace
 from cryorbit.training.trainer import epochs_for, split_rows
@@ -127,7 +127,7 @@ def search(
     folder = _open(Path(out), table, config, space, overwrite)
     try:
         job = Job(folder, config, table, observer)
-        job.run("prepare")
+        _prepare(job)
         started = time.perf_counter()
         records = TrialRecords(folder.path, config, space, fixed_weights(config.model))
         _run_trials(job, records, trials, workers, ray_address)
@@ -137,6 +137,17 @@ def search(
         return result
     finally:
         folder.close()
+
+
+def _prepare(job: Job) -> None:
+    """What all trials share: the images, and what a guided training is told of them."""
+    from cryorbit.training.guidance import GUIDE_FILE
+
+    guided = is_guided(job.config)
+    job.run("align" if guided else "prepare")
+    aligned = job.aligned_set() if guided else None
+    if aligned is not None:
+        aligned.save(job.cache.folder / GUIDE_FILE)
 
 
 def _require_ray() -> None:

@@ -28,7 +28,7 @@ from cryorbit.estimation.defocus import (
     radial_direction,
 )
 from cryorbit.estimation.orientation import AngleEstimate, cone_angle, orbit_angle, plane_angle
-from cryorbit.latent.cone import Cone
+from cryorbit.latent.cone import Lesson
 from cryorbit.latent.embed import Embedding, embed_repeats
 from cryorbit.latent.harmonics import FEWEST_PARTICLES, HarmonicChart, fit_harmonics
 from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar
@@ -181,7 +181,7 @@ def estimate_from_latent(
     kept: NDArray[np.bool_],
     settings: EstimationConfig,
     sample: Sample,
-    cone: Cone | None = None,
+    lesson: Lesson | None = None,
 ) -> Outcome:
     """Read angle and defocus of every particle from the latent space, in both ways.
 
@@ -195,9 +195,9 @@ def estimate_from_latent(
         Which way is written, and what is known of the defocus.
     sample
         Spectra and repeated exposures of some particles: they tell the radial direction, and how well radii repeat.
-    cone
-        Of a guided training, by whose height the defocus is read; None where the radii must be matched with what is
-        known of the defoci.
+    lesson
+        Of a guided training, by whose cone angle and defocus are read; None where phases must be brought together and
+        radii matched with what is known of the defoci.
     """
     prior = resolve_prior(particles, settings)
     known, known_from = _known_defocus(particles, settings, prior)
@@ -212,18 +212,15 @@ def estimate_from_latent(
     of_orbit = orbit_radii(embedding, sample.rows, sample.repeats)
     of_plane = plane_radii(embedding, axes, sample.rows, sample.repeats)
     direction = find_direction(of_orbit)
-    if cone is not None:
-        orbit = Reading(
-            cone_angle(embedding, cone, sample.rows, sample.repeats),
-            cone_defocus(embedding, cone, sample.rows, sample.repeats),
-        )
+    if lesson is not None:
+        orbit = Reading(cone_angle(embedding, lesson), cone_defocus(embedding, lesson))
     else:
         orbit = Reading(orbit_angle(embedding, harmonics), match_quantiles(of_orbit, known, direction, kept))
     plane_defocus = match_quartiles(of_plane, known, find_direction(of_plane), kept)
     plane = Reading(plane_angle(embedding, axes), plane_defocus)
     chosen = orbit if settings.chart == "orbit" else plane
-    identifiable = harmonics.identifiable or cone is not None
-    if cone is not None and prior == "blind":
+    identifiable = harmonics.identifiable or lesson is not None
+    if lesson is not None and prior == "blind":
         known_from = "the alignment of the training particles"
     facts = {
         "isotropy_order": orbit.angle.isotropy_order if identifiable else None,
@@ -231,16 +228,16 @@ def estimate_from_latent(
             "read": settings.chart, "winding": axes.winding, "winding_share": axes.winding_share,
             "closure_deg": axes.closure_deg, "harmonics": harmonics.harmonics.tolist(),
             "locks": harmonics.locks.tolist(), "variation": harmonics.variation,
-            "identifiable": identifiable, "guided": cone is not None, "radial_evidence": direction.evidence,
+            "identifiable": identifiable, "guided": lesson is not None, "radial_evidence": direction.evidence,
         },
         "defocus": {
             "prior": prior, "quartiles_um": known.quantile([0.25, 0.75]).tolist(), "known_from": known_from,
         },
     }  # fmt: skip
     angle_known = identifiable and (settings.chart == "orbit" or axes.is_simple)
-    warnings = _warnings(particles, settings, prior, harmonics, axes, None if cone is not None else direction)
-    if cone is not None and cone.order > 1 and settings.method == "latent":
-        warnings = (*warnings, _modulo(cone.order))
+    warnings = _warnings(particles, settings, prior, harmonics, axes, None if lesson is not None else direction)
+    if lesson is not None and lesson.cone.order > 1 and settings.method == "latent":
+        warnings = (*warnings, _modulo(lesson.cone.order))
     return Outcome(orbit, plane, chosen, angle_known, prior != "blind", harmonics, axes, facts, warnings)
 
 

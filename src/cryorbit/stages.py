@@ -22,7 +22,7 @@ from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.cone import Cone
+from cryorbit.latent.cone import Cone, Lesson
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
@@ -40,7 +40,7 @@ from cryorbit.progress import Observer
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 
 if TYPE_CHECKING:
-    from cryorbit.training.guidance import Guide
+    from cryorbit.training.guidance import AlignedSet, Guide
 
 STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
 # A guided training learns from the alignment; else the alignment starts from the latent space.
@@ -162,10 +162,15 @@ class Job:
 
     def _guide(self) -> Guide | None:
         """What the training is told; None where the alignment knows no angle, or is not asked."""
-        from cryorbit.training.guidance import Guide, KnownPoses
+        from cryorbit.training.guidance import Guide
 
-        if not is_guided(self.config):
-            return None
+        aligned = self.aligned_set() if is_guided(self.config) else None
+        return Guide.of(self.cache, aligned, self.config.seed) if aligned is not None else None
+
+    def aligned_set(self) -> AlignedSet | None:
+        """What the alignment leaves for a training; None where it knows no angle."""
+        from cryorbit.training.guidance import AlignedSet, KnownPoses
+
         facts = self.folder.manifest["alignment"]
         if not facts["identifiable"]:
             self.observer.say("The alignment knows no angle: the network is trained without its guidance.")
@@ -179,7 +184,7 @@ class Job:
         )
         average = read_image(self.folder.path / AVERAGE)
         optics = readings.usual_optics(self.particles)
-        return Guide.of(self.cache, known, average, optics, facts["isotropy_order"], self.config.seed)
+        return AlignedSet(known, average, optics, facts["isotropy_order"])
 
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
@@ -286,15 +291,26 @@ class Job:
     def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> readings.Outcome:
         autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
         sample = readings.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
-        guide = self.folder.manifest.get("guide")
         outcome = readings.estimate_from_latent(
-            self.particles, self.embedding, kept, self.config.estimation, sample, Cone(**guide) if guide else None
+            self.particles, self.embedding, kept, self.config.estimation, sample, self.lesson(kept)
         )
         for warning in outcome.warnings:
             self.warn(warning)
         self.folder.manifest.update(outcome.facts)
         write_table(self.folder.path / "latent.parquet", readings.latent_table(self.particles, self.embedding, outcome))
         return outcome
+
+    def lesson(self, kept: NDArray[np.bool_]) -> Lesson | None:
+        """What a guided training was told, with the particles it did not see; None of an unguided one."""
+        from cryorbit.training.trainer import split_rows
+
+        told = self.folder.manifest.get("guide")
+        if not told:
+            return None
+        _, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
+        rows = rows[kept[rows]]
+        poses = load_poses(self.folder.path)
+        return Lesson(Cone(**told), rows, poses.psi_deg[rows], poses.defocus_um[rows])
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
-from cryorbit.latent.cone import Cone
+from cryorbit.latent.cone import Lesson, error_ratio
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.orbits import PlaneChart, orbit_radius, plane_polar
 from cryorbit.optics.ctf import Optics, ctf_1d
@@ -192,32 +192,19 @@ def match_quantiles(
     return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), np.full(len(defocus), std_um))
 
 
-def cone_defocus(embedding: Embedding, cone: Cone, rows: NDArray[np.int64], repeats: Embedding) -> DefocusEstimate:
-    """Read the defocus of a guided latent space: the height on the cone, averaged over the turned copies.
-
-    Parameters
-    ----------
-    embedding
-        Of all particles.
-    cone
-        That the training was told.
-    rows, repeats
-        Some particles, and the embedding of repeated exposures of them.
+def cone_defocus(embedding: Embedding, lesson: Lesson) -> DefocusEstimate:
+    """Defocus of a guided latent space: the height on the cone, averaged over the turned copies.
 
     Returns
     -------
     DefocusEstimate
-        The deviations are the encoder's own, brought to the size that repeated exposures show.
+        The deviations are the encoder's own, brought to the size of the errors on particles that were held out from
+        the training.
     """
-    height, again = (of.orbit[..., 2].astype(np.float64).mean(axis=1) for of in (embedding, repeats))
-    own = np.exp(0.5 * embedding.orbit_log_variance[:, 2].astype(np.float64))
-    repeat = _repeat_std(height[rows], again)
-    typical = float(np.sqrt(np.mean(own[rows] ** 2))) if len(rows) else np.nan
-    std = cone.um_per_height * own * (repeat / typical)
-    return DefocusEstimate(
-        np.maximum(cone.defocus_um(height), LOWEST_DEFOCUS_UM),
-        np.where(np.isfinite(std), np.maximum(std, SMALLEST_STD_UM), np.nan),
-    )
+    defocus = lesson.cone.defocus_um(embedding.orbit[..., 2].astype(np.float64).mean(axis=1))
+    own = lesson.cone.um_per_height * np.exp(0.5 * embedding.orbit_log_variance[:, 2].astype(np.float64))
+    std = own * error_ratio(defocus[lesson.rows] - lesson.defocus_um, own[lesson.rows])
+    return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), np.maximum(std, SMALLEST_STD_UM))
 
 
 def radial_direction(

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.latent.axes import VARIANCE_FLOOR
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
-from cryorbit.latent.cone import Cone
+from cryorbit.latent.cone import Lesson, error_ratio
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
 from cryorbit.latent.orbits import PlaneChart, plane_polar
 
 SMALLEST_RADIUS = 1e-6
 SMALLEST_STD_DEG = 1e-3
-# Median absolute deviation of a normal distribution in units of its standard deviation.
-NORMAL_MAD = 0.6745
 
 
 @dataclass(frozen=True)
@@ -51,36 +49,22 @@ def orbit_angle(embedding: Embedding, chart: HarmonicChart) -> AngleEstimate:
     return AngleEstimate(found.psi_deg, found.std_deg, chart.isotropy_order)
 
 
-def cone_angle(embedding: Embedding, cone: Cone, rows: NDArray[np.int64], repeats: Embedding) -> AngleEstimate:
+def cone_angle(embedding: Embedding, lesson: Lesson) -> AngleEstimate:
     """Angle around the cone of a guided latent space, every turned copy turned back and all averaged.
-
-    Parameters
-    ----------
-    embedding
-        Of all particles.
-    cone
-        That the training was told.
-    rows, repeats
-        Some particles, and the embedding of repeated exposures of them.
 
     Returns
     -------
     AngleEstimate
-        The deviations are the encoder's own, brought to the size that repeated exposures show.
+        In the frame of the class average. The deviations are the encoder's own, brought to the size of the errors on
+        particles that were held out from the training.
     """
-    found, again = (_turned_back(of, cone.order) for of in (embedding, repeats))
+    order, found = lesson.cone.order, _turned_back(embedding, lesson.cone.order)
     variance = np.exp(embedding.orbit_log_variance[:, :2].astype(np.float64)).mean(axis=1)
-    own = np.degrees(np.sqrt(variance) / np.maximum(np.abs(found), SMALLEST_RADIUS))
-    psi_deg = np.degrees(np.angle(found)) / cone.order
-    moved = np.degrees(np.angle(again * found[rows].conj()))
-    # Median sizes, or a few repeats of junk decide.
-    typical = float(np.median(own[rows])) if len(rows) else 0.0
-    repeat = float(np.median(np.abs(moved))) / NORMAL_MAD if len(rows) else np.nan
-    std = own / cone.order * (repeat / typical if typical > 0 else np.nan)
-    std = np.where(np.isfinite(std), np.maximum(std, SMALLEST_STD_DEG), UNKNOWN_ANGLE_STD_DEG)
-    return AngleEstimate(
-        wrap_deg(psi_deg, 360.0 / cone.order), np.minimum(std, UNKNOWN_ANGLE_STD_DEG / cone.order), cone.order
-    )
+    own = np.degrees(np.sqrt(variance) / np.maximum(np.abs(found), SMALLEST_RADIUS)) / order
+    psi_deg = wrap_deg(np.degrees(np.angle(found)) / order, 360.0 / order)
+    errors = wrap_deg(psi_deg[lesson.rows] - lesson.psi_deg, 360.0 / order)
+    std = np.maximum(own * error_ratio(errors, own[lesson.rows]), SMALLEST_STD_DEG)
+    return AngleEstimate(psi_deg, np.minimum(std, UNKNOWN_ANGLE_STD_DEG / order), order)
 
 
 def _turned_back(embedding: Embedding, order: int) -> NDArray[np.complex128]:

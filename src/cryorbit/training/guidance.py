@@ -9,7 +9,8 @@ Dayan, Frey & Neal 1995). No label of the user's enters. A particle is judged by
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.io.runs import write_arrays
 from cryorbit.latent.cone import Cone
 from cryorbit.optics.ctf import Optics, ctf_2d
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.normalise import disc_mask
 from cryorbit.preprocessing.resample import fourier_crop, rotate
 
+# Beside the images of a cache: what the alignment leaves for the trainings on them.
+GUIDE_FILE = "guide.npz"
 # Turns of the average that are kept ready: a quarter of a degree apart, so that a label is never wrong by rounding.
 N_TURNS = 1440
 TURNS_AT_ONCE = 120
@@ -55,6 +59,42 @@ class KnownPoses:
 
 
 @dataclass(frozen=True)
+class AlignedSet:
+    """What an alignment leaves for a training.
+
+    Attributes
+    ----------
+    poses
+        Of the images of the cache.
+    average
+        Class average without the contrast transfer function, shape (m, m), of the same field of view.
+    optics
+        Of the microscope.
+    isotropy_order
+        n where the average looks the same after a turn of 360 / n degrees.
+    """
+
+    poses: KnownPoses
+    average: FloatArray
+    optics: Optics
+    isotropy_order: int
+
+    def save(self, path: Path) -> None:
+        """Write everything into an ``.npz`` file."""
+        optics = np.array(astuple(self.optics))
+        write_arrays(
+            path, **asdict(self.poses), average=self.average, optics=optics, order=np.array(self.isotropy_order)
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> AlignedSet:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            poses = KnownPoses(**{field.name: arrays[field.name] for field in fields(KnownPoses)})
+            return cls(poses, arrays["average"], Optics(*arrays["optics"].tolist()), int(arrays["order"]))
+
+
+@dataclass(frozen=True)
 class DrawnImages:
     """Images drawn from the average, and what they show.
 
@@ -76,12 +116,8 @@ class ImageSampler:
 
     Parameters
     ----------
-    cache, poses
+    cache, aligned
         Images and what is known of them: amplitude and noise are measured on a sample.
-    average
-        Class average without the contrast transfer function, shape (m, m), of the same field of view.
-    optics
-        Of the microscope.
     seed
         For the sample.
 
@@ -95,14 +131,15 @@ class ImageSampler:
         Factor of each ``rfft2`` coefficient of white noise, shape (h, w // 2 + 1).
     """
 
-    def __init__(self, cache: ParticleCache, poses: KnownPoses, average: FloatArray, optics: Optics, seed: int) -> None:
-        self.box_size, self.pixel_size_A, self.optics = cache.box_size, cache.info.pixel_size_A, optics
+    def __init__(self, cache: ParticleCache, aligned: AlignedSet, seed: int) -> None:
+        self.box_size, self.pixel_size_A, self.optics = cache.box_size, cache.info.pixel_size_A, aligned.optics
+        poses = aligned.poses
         good = np.flatnonzero(poses.weight > 0.5) if (poses.weight > 0.5).any() else np.arange(len(cache))
         low, high = np.quantile(poses.defocus_um[good], QUANTILES)
         margin = max(MARGIN * (high - low), LEAST_RANGE_um)
         self.low_um, self.high_um = max(float(low - margin), LEAST_DEFOCUS_um), float(high + margin)
         self.shift_std_px = float(np.sqrt(np.mean(_inner(poses.shift_px[good]) ** 2)))
-        self._turned = _turned_spectra(torch.from_numpy(np.asarray(average)).float(), self.box_size)
+        self._turned = _turned_spectra(torch.from_numpy(aligned.average).float(), self.box_size)
         rows = np.random.default_rng(seed).permutation(good)[:SAMPLE].astype(np.int64)
         self.amplitude, self.noise_amplitude = self._measure(cache, poses, rows)
 
@@ -204,12 +241,10 @@ class Guide:
     cone: Cone
 
     @classmethod
-    def of(
-        cls, cache: ParticleCache, poses: KnownPoses, average: FloatArray, optics: Optics, order: int, seed: int
-    ) -> Guide:
-        """Measure what is drawn, and lay the cone over its range of defoci; ``order`` is the isotropy order."""
-        sampler = ImageSampler(cache, poses, average, optics, seed)
-        return cls(poses, sampler, Cone(sampler.low_um, sampler.high_um, order))
+    def of(cls, cache: ParticleCache, aligned: AlignedSet, seed: int) -> Guide:
+        """Measure what is drawn, and lay the cone over its range of defoci."""
+        sampler = ImageSampler(cache, aligned, seed)
+        return cls(aligned.poses, sampler, Cone(sampler.low_um, sampler.high_um, aligned.isotropy_order))
 
     def points(
         self, rows: NDArray[np.int64], turned_deg: Float[Tensor, " batch"]

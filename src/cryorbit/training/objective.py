@@ -15,6 +15,7 @@ from typing import Any
 from cryorbit.config import ModelConfig, RunConfig
 from cryorbit.model.losses import LossWeights
 from cryorbit.preprocessing.dataset import ParticleCache
+from cryorbit.training.guidance import GUIDE_FILE, AlignedSet, Guide
 from cryorbit.training.loop import train_by_epochs
 from cryorbit.training.metrics import read_metrics
 
@@ -50,13 +51,16 @@ def fixed_weights(config: ModelConfig) -> LossWeights:
 
     How well a generator fools a discriminator says as much of the discriminator, and each trial trains its own.
     """
-    return LossWeights(regularisation=config.lambda_reg, adversarial=0.0, cone=config.lambda_cone)
+    return LossWeights(
+        regularisation=config.lambda_reg, adversarial=0.0, cone=config.lambda_cone, pose=config.lambda_pose
+    )
 
 
 def objective(record: Mapping[str, Any], weights: LossWeights) -> float:
-    """Validation loss of an epoch, from its line of metrics: ``L_rec + lambda_reg L_reg + lambda_cone L_cone``."""
+    """Validation loss of an epoch, from its line of metrics: the sum of its terms, weighed."""
     terms = {
         "reconstruction": 1.0, "kl": weights.regularisation, "adversarial": weights.adversarial, "cone": weights.cone,
+        "pose": weights.pose,
     }  # fmt: skip
     return sum(weight * float(record[f"validation_{name}"]) for name, weight in terms.items() if weight)
 
@@ -103,7 +107,13 @@ def _records(cache: ParticleCache, config: RunConfig, folder: Path, ended: bool)
     told = read_metrics(folder / METRICS)
     yield from told
     if not ended:
-        for record in train_by_epochs(cache, config, folder / CHECKPOINT, folder / METRICS):
+        for record in train_by_epochs(cache, config, folder / CHECKPOINT, folder / METRICS, _guide(cache, config)):
             # An epoch whose checkpoint a kill prevented is trained again, to the same numbers.
             if record["epoch"] > len(told):
                 yield record
+
+
+def _guide(cache: ParticleCache, config: RunConfig) -> Guide | None:
+    """What the training is told, where the alignment left something beside the images."""
+    path = cache.folder / GUIDE_FILE
+    return Guide.of(cache, AlignedSet.load(path), config.seed) if path.is_file() else None

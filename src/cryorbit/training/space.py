@@ -11,8 +11,8 @@ from cryorbit.preprocessing.dataset import network_box_size
 
 # Where each parameter stands in a configuration.
 SECTIONS = {
-    "learning_rate": "training", "latent_dim": "model", "n_blocks": "model", "lambda_reg": "model",
-    "lambda_GAN": "model",
+    "learning_rate": "training", "latent_dim": "model", "n_blocks": "model", "hidden_layers": "model",
+    "lambda_reg": "model", "lambda_GAN": "model",
 }  # fmt: skip
 # Ranges of the paper, section 3.2.
 LEARNING_RATE = (1e-4, 1e-2)
@@ -27,14 +27,14 @@ Parameters = dict[str, float | int]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Flat space of five hyper-parameters; ``None`` keeps a parameter as the configuration has it.
+    """Flat space of hyper-parameters; ``None`` keeps a parameter as the configuration has it.
 
     Attributes
     ----------
     learning_rate, lambda_reg, lambda_GAN
         Lowest and highest value, searched uniformly in the logarithm.
-    latent_dim, n_blocks
-        The values to choose from.
+    latent_dim, n_blocks, hidden_layers
+        The values to choose from. Blocks are of the convolutional architecture, layers of the projection.
 
     Raises
     ------
@@ -45,6 +45,7 @@ class SearchSpace:
     learning_rate: tuple[float, float] | None = LEARNING_RATE
     latent_dim: tuple[int, ...] | None = LATENT_DIM
     n_blocks: tuple[int, ...] | None = PAPER_BLOCKS
+    hidden_layers: tuple[int, ...] | None = None
     lambda_reg: tuple[float, float] | None = LAMBDA
     lambda_GAN: tuple[float, float] | None = LAMBDA
 
@@ -67,17 +68,21 @@ class SearchSpace:
         Parameters
         ----------
         config
-            A weight that is 0 in it stays 0; blocks are searched one up and one down (5 and 6 with the preset
-            ``paper``), where that leaves the network the same images.
+            A weight that is 0 in it stays 0; layers, or blocks, are searched one up and one down (5 and 6 blocks
+            with the preset ``paper``), where that leaves the network the same images.
         image_box_size
             Width of the particle images in pixels.
         """
         model = config.model
         blocks = PAPER_BLOCKS if config.preset == "paper" else range(model.n_blocks - 1, model.n_blocks + 2)
+        layers = range(max(model.hidden_layers - 1, 1), min(model.hidden_layers + 1, 8) + 1)
+        projects = model.architecture == "projection"
+        fitting = {model.n_blocks, *(n for n in blocks if _fits(config, image_box_size, n))}
         return cls(
             learning_rate=_widened(LEARNING_RATE, config.training.learning_rate),
             latent_dim=tuple(sorted({*LATENT_DIM, model.latent_dim})),
-            n_blocks=tuple(sorted({model.n_blocks, *(n for n in blocks if _fits(config, image_box_size, n))})),
+            n_blocks=None if projects else tuple(sorted(fitting)),
+            hidden_layers=tuple(layers) if projects else None,
             lambda_reg=_widened(LAMBDA, model.lambda_reg),
             lambda_GAN=_widened(LAMBDA, model.lambda_GAN),
         )
@@ -92,7 +97,11 @@ class SearchSpace:
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """Parameters of which one of several values is chosen."""
-        return {name: getattr(self, name) for name in ("latent_dim", "n_blocks") if getattr(self, name) is not None}
+        return {
+            name: getattr(self, name)
+            for name in ("latent_dim", "n_blocks", "hidden_layers")
+            if getattr(self, name) is not None
+        }
 
     def parameters(self, config: RunConfig) -> Parameters:
         """What a configuration has for the parameters that are searched."""
