@@ -143,7 +143,9 @@ def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
     limit_deg = UNIDENTIFIABLE_DEG if found.agreement > AGREEING else SHARP_DEG
     return {
         "identifiable": bool(typical < limit_deg and supported.mean() > 0.02),
-        "isotropy_order": found.isotropy_order, "learnt_from": found.learnt_from, "snr": snr,
+        "isotropy_order": found.isotropy_order,
+        "isotropy_nats": {str(n): nats for n, nats in found.isotropy_nats.items()},
+        "learnt_from": found.learnt_from, "snr": snr,
         "rings": len(frequency), "finest_A": float(1 / frequency[-1]), "resolution_A": found.average.resolution_A,
         "shift_spread_A": found.shift_spread_px * pixel_size, "supported": float(supported.mean()),
         "agreement": found.agreement, "rival_nats": found.rival_nats if np.isfinite(found.rival_nats) else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,21 @@ import torch
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.learn import Learned, LearnSettings, independent_halves, learn, settings_for
 from cryorbit.alignment.locate import Model
-from cryorbit.alignment.polar import squared
+from cryorbit.alignment.polar import squared, to_harmonics
 from cryorbit.alignment.refine import in_frame
-from cryorbit.alignment.rivals import change_by_turn, isotropy_order, rival_turns
+from cryorbit.alignment.rivals import (
+    change_about_any_axis,
+    change_by_turn,
+    isotropy_evidence,
+    isotropy_order,
+    rival_turns,
+)
 from cryorbit.alignment.templates import order_weight
 from cryorbit.estimation.outliers import evidence_log_odds
 
 from .blobs import (
     GEOMETRY,
+    GRID,
     RINGS,
     SPECIMEN,
     Specimen,
@@ -161,8 +169,8 @@ def test_angles_of_a_twofold_particle_are_learnt_up_to_half_a_turn():
     error = 2 * (found.located.poses.psi.numpy() - truth.psi[JUNK : JUNK + 80])
     error = wrapped(error - np.angle(np.exp(1j * error).mean())) / 2
     assert np.median(np.degrees(np.abs(error))) < 3.0
-    if found.model.isotropy_order == 1:
-        assert any(abs(turn - math.pi) < 0.1 for turn in rival_turns(images, found.model))
+    # What noise leaves in the odd orders of an average of so few images is no sign against the symmetry.
+    assert found.model.isotropy_order == 2
 
 
 def test_turns_that_look_alike_are_those_of_the_average():
@@ -176,8 +184,8 @@ def test_turns_that_look_alike_are_those_of_the_average():
     torch.testing.assert_close(change[1:], change[1:].flip(0), rtol=1e-3, atol=1e-3)
     folded = change_by_turn(images, twofold)
     torch.testing.assert_close(folded[:360], folded[360:], rtol=1e-3, atol=1e-2)
-    assert isotropy_order(images, plain) == 1
-    assert isotropy_order(images, twofold) == 2
+    assert isotropy_order(isotropy_evidence(images, plain)) == 1
+    assert isotropy_order(isotropy_evidence(images, twofold)) == 2
     assert any(abs(turn - math.pi) < 0.01 for turn in rival_turns(images, twofold))
 
 
@@ -192,6 +200,22 @@ def test_change_by_turn_is_the_expected_loss_of_likelihood():
     k = torch.arange(1, RINGS + 1)
     expected = 0.5 * float((2 * math.pi * k / (images.grid.box_size**2 * NOISE) * power * distance).sum())
     assert float(change_by_turn(images, model)[37]) == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("shift_px", [(0.0, 0.0), (0.6, -0.4)])
+def test_a_symmetry_need_not_be_about_the_centre(shift_px):
+    images = ring_images(seen(draw_truth(4, 0)))
+    for specimen, order in ((SPECIMEN, 1), (TWOFOLD, 2)):
+        moved = to_harmonics(specimen.samples(GRID, np.zeros(1), np.array([shift_px]))[0], GRID.orders)
+        template = exact_template(specimen)
+        template = replace(template, harmonics=moved[:RINGS, : template.limit.shape[1]].to(torch.complex64))
+        model = Model(GEOMETRY, template, torch.full((1, RINGS), NOISE), 1.0)
+        about_any, about_centre = (
+            change_about_any_axis(images, model, math.pi),
+            float(change_by_turn(images, model)[360]),
+        )
+        assert about_any <= about_centre * (1 + 1e-4) + 1e-3
+        assert isotropy_order(isotropy_evidence(images, model)) == order
 
 
 @pytest.mark.parametrize(

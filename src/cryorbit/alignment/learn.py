@@ -15,7 +15,7 @@ from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.locate import Located, Model, locate, spread_of
 from cryorbit.alignment.refine import OwnPart
-from cryorbit.alignment.rivals import isotropy_order, rival_turns, rivals_tried
+from cryorbit.alignment.rivals import isotropy_evidence, isotropy_order, rival_turns, rivals_tried
 from cryorbit.alignment.start import Start, first_state
 from cryorbit.alignment.templates import AverageSums, Geometry
 
@@ -69,6 +69,8 @@ class Learned:
         Of the same images.
     start
         How it began.
+    isotropy
+        Evidence against each C_n, in nats.
     """
 
     model: Model
@@ -77,6 +79,7 @@ class Learned:
     located: Located
     evidence: Evidence
     start: Start
+    isotropy: dict[int, float]
 
 
 def settings_for(snr: float, seed: int, starts: int) -> LearnSettings:
@@ -138,10 +141,11 @@ def learn(
     notify("halves", 0.9)
     halves = independent_halves(images, everyone, geometry)
     model = Model(geometry, template, everyone.noise, everyone.shift_spread_px)
-    model = replace(model, isotropy_order=isotropy_order(images, model))
+    isotropy = isotropy_evidence(images, model)
+    model = replace(model, isotropy_order=isotropy_order(isotropy))
     if model.isotropy_order > 1:
         located = locate(images, model)
-    return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start)
+    return Learned(model, halves, everyone, replace(located, poses=everyone.poses), evidence, start, isotropy)
 
 
 def _every_particle(

@@ -134,6 +134,8 @@ class Alignment:
         What they were compared with.
     shift_spread_px, isotropy_order
         Of the model.
+    isotropy_nats
+        How clearly an image tells the average from itself turned by 360 / n degrees, by n.
     rival_nats
         Log-likelihood by which the best solution for all defoci together leads another; infinite where none was found.
     agreement
@@ -150,6 +152,7 @@ class Alignment:
     average: ClassAverage
     shift_spread_px: float
     isotropy_order: int
+    isotropy_nats: dict[int, float]
     rival_nats: float
     agreement: float
     noise: FloatArray
@@ -214,6 +217,7 @@ def align(
         average=class_average(reader, geometry, learnt.model, halves),
         shift_spread_px=learnt.model.shift_spread_px,
         isotropy_order=learnt.model.isotropy_order,
+        isotropy_nats=learnt.isotropy,
         rival_nats=learnt.start.rival_nats,
         agreement=learnt.start.agreement,
         noise=_array(learnt.model.noise),
