@@ -35,6 +35,10 @@ SAMPLE, BATCH = 1000, 256
 # Drawn defoci go a little beyond those found, or the ends would be learnt from one side only.
 QUANTILES, MARGIN = (0.002, 0.998), 0.05
 LEAST_RANGE_um = 0.1
+# Of drawn images, this many show junk: how far off, in shares of the box, a particle or its neighbour may lie, and how
+# far off the centre a broken one is cut.
+JUNK_SHARE = 0.1
+FAR_OFF, NEIGHBOUR, BROKEN = (0.06, 0.4), (0.2, 0.65), 0.15
 LEAST_DEFOCUS_um = 0.05
 
 
@@ -203,6 +207,42 @@ class ImageSampler:
             spectra = spectra + torch.fft.rfft2(torch.randn(n_images, *size)) * self.noise_amplitude
         return DrawnImages(torch.fft.irfft2(spectra, s=size), turn * (2.0 * math.pi / N_TURNS), defocus)
 
+    def draw_junk(self, n_images: int, noise: bool = True) -> Float[Tensor, "batch h w"]:
+        """Images that are no particle: empty, far off the centre, a part of one, or with a neighbour in the box."""
+        each = [len(part) for part in torch.arange(n_images).tensor_split(4)]
+        particle = torch.split(self.draw(n_images, noise=False).images, each)
+        far_off = self._moved(particle[1], _anywhere(each[1], self.box_size, FAR_OFF))
+        neighbour = self.draw(each[3], noise=False).images
+        pair = particle[3] + self._moved(neighbour, _anywhere(each[3], self.box_size, NEIGHBOUR))
+        images = torch.cat([torch.zeros_like(particle[0]), far_off, self._broken(particle[2]), pair])
+        if noise:
+            white = torch.fft.rfft2(torch.randn_like(images)) * self.noise_amplitude
+            images = images + torch.fft.irfft2(white, s=images.shape[1:])
+        return images
+
+    def _broken(self, images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
+        """Images cut along a straight line, at any angle, near the centre."""
+        middle = torch.arange(self.box_size) - self.box_size // 2
+        across = torch.nn.functional.normalize(torch.randn(len(images), 2))[:, :, None, None]
+        height = across[:, 0] * middle[None, None, :] + across[:, 1] * middle[None, :, None]
+        return images * torch.sigmoid(height - BROKEN * self.box_size * torch.rand(len(images), 1, 1))
+
+    def _moved(self, images: Float[Tensor, "batch h w"], by_px: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch h w"]:
+        ky = torch.fft.fftfreq(self.box_size)[None, :, None]
+        kx = torch.fft.rfftfreq(self.box_size)[None, None, :]
+        phase = -2.0 * math.pi * (kx * by_px[:, 0, None, None] + ky * by_px[:, 1, None, None])
+        moved: Tensor = torch.fft.irfft2(
+            torch.fft.rfft2(images) * torch.polar(torch.ones_like(phase), phase), s=images.shape[1:]
+        )
+        return moved
+
+
+def _anywhere(n: int, box_size: int, share: tuple[float, float]) -> Float[Tensor, "batch 2"]:
+    """Places in all directions, at distances in pixels uniform between two shares of the box."""
+    distance = box_size * (share[0] + (share[1] - share[0]) * torch.rand(n, 1))
+    direction = 2.0 * math.pi * torch.rand(n)
+    return distance * torch.stack([torch.cos(direction), torch.sin(direction)], dim=1)
+
 
 def _inner(shift_px: FloatArray) -> FloatArray:
     """Shifts without the few that are far out: those of junk that nobody noticed."""
@@ -257,6 +297,13 @@ class Guide:
         return self.cone.points(torch.deg2rad(psi_deg), defocus), weight
 
     def draw(self, n_images: int) -> tuple[Float[Tensor, "batch h w"], Float[Tensor, "batch 3"]]:
-        """Images from the average, and where they belong."""
-        drawn = self.sampler.draw(n_images)
-        return drawn.images, self.cone.points(drawn.psi_rad, drawn.defocus_um)
+        """Images from the average, and where they belong; some show junk, whose place is drawn from the prior.
+
+        So the encoder learns to say of junk that nothing is known: its latent points lie far from the cone and its
+        variances are large, by which outliers are found.
+        """
+        n_junk = round(JUNK_SHARE * n_images)
+        drawn = self.sampler.draw(n_images - n_junk)
+        images = torch.cat([drawn.images, self.sampler.draw_junk(n_junk)])
+        points = torch.cat([self.cone.points(drawn.psi_rad, drawn.defocus_um), torch.randn(n_junk, 3)])
+        return images, points

@@ -28,7 +28,7 @@ from cryorbit.model.vaegan import AutoencoderOutput, build_networks
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state
-from cryorbit.training.guidance import Guide
+from cryorbit.training.guidance import JUNK_SHARE, Guide
 
 # Fabric announces its precision on every start, which is no news to a user.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -119,7 +119,9 @@ class Trainer:
             return
         noise_variance = 0.0
         if self.guide is not None:
-            images = self.guide.sampler.draw(PRINCIPAL_SAMPLE, noise=False).images
+            sampler = self.guide.sampler
+            junk = sampler.draw_junk(round(JUNK_SHARE * PRINCIPAL_SAMPLE), noise=False)
+            images = torch.cat([sampler.draw(PRINCIPAL_SAMPLE, noise=False).images, junk])
             noise_variance = self.guide.sampler.noise_variance
         else:
             draw = np.random.default_rng(self.config.seed)
