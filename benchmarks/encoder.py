@@ -25,12 +25,13 @@ import cryorbit as co
 from cryorbit.aligned import load_poses
 from cryorbit.config import merge
 from cryorbit.conventions import ANGSTROM_PER_UM
+from cryorbit.estimation.lesson import Lesson
 from cryorbit.estimation.outliers import find_outliers
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.cone import Cone, Lesson
 from cryorbit.latent.embed import Embedding, embed_batch, load_embedding
 from cryorbit.latent.orbits import orbit_invariants
+from cryorbit.model.cone import Cone
 from cryorbit.preprocessing.dataset import ParticleCache, prepare_images
 from cryorbit.preprocessing.normalise import standardise
 from cryorbit.preprocessing.resample import fourier_crop

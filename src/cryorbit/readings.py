@@ -27,8 +27,8 @@ from cryorbit.estimation.defocus import (
     plane_radii,
     radial_direction,
 )
+from cryorbit.estimation.lesson import Lesson
 from cryorbit.estimation.orientation import AngleEstimate, cone_angle, orbit_angle, plane_angle
-from cryorbit.latent.cone import Lesson
 from cryorbit.latent.embed import Embedding, embed_repeats
 from cryorbit.latent.harmonics import FEWEST_PARTICLES, HarmonicChart, fit_harmonics
 from cryorbit.latent.orbits import PlaneChart, fit_plane, orbit_radius, plane_polar

@@ -15,6 +15,7 @@ from cryorbit import readings, results
 from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ParticleDataError
+from cryorbit.estimation.lesson import Lesson
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
@@ -22,11 +23,11 @@ from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.cone import Cone, Lesson
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
 from cryorbit.memory import freed_memory_kept
+from cryorbit.model.cone import Cone
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
     CacheInfo,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
-from cryorbit.latent.cone import Lesson, error_ratio
+from cryorbit.estimation.lesson import Lesson, error_ratio
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.orbits import PlaneChart, orbit_radius, plane_polar
 from cryorbit.optics.ctf import Optics, ctf_1d

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray, wrap_deg
+from cryorbit.estimation.lesson import Lesson, error_ratio
 from cryorbit.latent.axes import VARIANCE_FLOOR
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
-from cryorbit.latent.cone import Lesson, error_ratio
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
 from cryorbit.latent.orbits import PlaneChart, plane_polar

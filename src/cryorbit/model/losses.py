@@ -123,7 +123,7 @@ def pose_surprise(
     posterior
         Of the images; its first three axes count.
     target
-        Of :meth:`cryorbit.latent.cone.Cone.points`.
+        Of :meth:`cryorbit.model.cone.Cone.points`.
     weight
         Of each image, 0 to 1.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.io.runs import write_arrays
-from cryorbit.latent.cone import Cone
+from cryorbit.model.cone import Cone
 from cryorbit.optics.ctf import Optics, ctf_2d
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.normalise import disc_mask
