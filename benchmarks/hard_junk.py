@@ -3,8 +3,8 @@
     python benchmarks/hard_junk.py WORK_FOLDER RESULTS.jsonl [--map MAP.mrc] [--view 40,65] [--snr 0.1] [--seeds 1 2 3]
 
 A tenth of a simulated set is replaced by junk of five kinds in equal parts: particles 20 to 60 A off the centre, two
-that overlap, a neighbour that reaches into the box, broken ones (one half, at any angle), and a defocus beyond the range of
-the set. Training and detectors see the whole set and no label.
+that overlap, a neighbour that reaches into the box, broken ones (one half, at any angle), and a defocus beyond the
+range of the set. Training and detectors see the whole set and no label.
 """
 
 from __future__ import annotations

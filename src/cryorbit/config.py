@@ -44,7 +44,7 @@ class ModelConfig(_Part):
         description="Encoder and decoder: the paper's stacks of convolutions, or perceptrons on the coordinates along "
         "the set's principal images.",
     )
-    principal_images: int = Field(320, ge=2, le=4096, description="Principal images (projection).")
+    principal_images: int = Field(256, ge=2, le=4096, description="Principal images (projection).")
     hidden_width: int = Field(512, ge=8, description="Width of the perceptrons (projection).")
     hidden_layers: int = Field(3, ge=1, le=8, description="Layers of the perceptrons (projection).")
     latent_dim: int = Field(4, ge=2, le=64, description="Latent dimension: 3 or 4 in the paper.")
@@ -105,7 +105,7 @@ class TrainingConfig(_Part):
         "the training particles as the alignment finds them, where it does.",
     )
     drawn_per_image: float = Field(
-        4.0,
+        3.0,
         ge=0,
         le=100,
         description="Images drawn from the class average, whose angle and defocus are known exactly, for every "

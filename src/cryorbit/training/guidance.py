@@ -37,7 +37,7 @@ QUANTILES, MARGIN = (0.002, 0.998), 0.05
 LEAST_RANGE_um = 0.1
 # Of drawn images, this many show junk: how far off, in shares of the box, a particle or its neighbour may lie, and how
 # far off the centre a broken one is cut.
-JUNK_SHARE = 0.1
+JUNK_SHARE = 0.15
 FAR_OFF, NEIGHBOUR, BROKEN = (0.06, 0.4), (0.2, 0.65), 0.15
 LEAST_DEFOCUS_um = 0.05
 

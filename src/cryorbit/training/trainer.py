@@ -28,7 +28,7 @@ from cryorbit.model.vaegan import AutoencoderOutput, build_networks
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state
-from cryorbit.training.guidance import JUNK_SHARE, Guide
+from cryorbit.training.guidance import Guide
 
 # Fabric announces its precision on every start, which is no news to a user.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -40,6 +40,8 @@ DISCRIMINATOR_PROBE = 10
 MIN_VALIDATION = 1
 # Images that the principal images of the projection are taken from.
 PRINCIPAL_SAMPLE = 6000
+# And of junk along with them, a quarter as many: what is not seen cannot be told from a particle.
+PRINCIPAL_JUNK = 0.25
 
 
 def choose_precision(requested: str, accelerator: str) -> Any:
@@ -120,7 +122,7 @@ class Trainer:
         noise_variance = 0.0
         if self.guide is not None:
             sampler = self.guide.sampler
-            junk = sampler.draw_junk(round(JUNK_SHARE * PRINCIPAL_SAMPLE), noise=False)
+            junk = sampler.draw_junk(round(PRINCIPAL_JUNK * PRINCIPAL_SAMPLE), noise=False)
             images = torch.cat([sampler.draw(PRINCIPAL_SAMPLE, noise=False).images, junk])
             noise_variance = self.guide.sampler.noise_variance
         else:
