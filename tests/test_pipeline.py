@@ -16,7 +16,7 @@ from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderErro
 from cryorbit.estimation.truth import evaluate_tables, read_truth
 from cryorbit.io.star import read_star
 
-from .pipeline_sets import tiny_config, tiny_set
+from .pipeline_sets import TINY_RUN, tiny_config, tiny_set
 
 OUR_COLUMNS = {
     "rlnAnglePsi", "rlnDefocusU", "rlnDefocusV", "rlnParticleSelectZScore", "cryorbitAnglePsiStd",
@@ -257,3 +257,30 @@ def test_a_defocus_that_is_not_there_is_missed_before_the_training(star, tmp_pat
     with pytest.raises(ConfigurationError, match="--defocus-prior blind"):
         co.run(bare, tmp_path / "run", tiny_config(estimation={"defocus_prior": "given"}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("guide", "first"), [("alignment", "align"), ("none", "train")])
+def test_a_guided_training_comes_after_the_alignment_and_an_unguided_one_before(star, tmp_path, guide, first):
+    training = {**TINY_RUN["training"], "guide": guide}
+    result = co.run(star, tmp_path / "run", tiny_config(training=training), until="outliers")
+    done = list(json.loads((result.folder / "run.json").read_text())["stages"])
+    assert next(stage for stage in done if stage in ("align", "train")) == first
+
+
+def test_another_prior_does_the_alignment_again_and_keeps_the_network(star, tmp_path):
+    result = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    weights = (result.folder / "checkpoint" / "best.pt").stat().st_mtime_ns
+    poses = (result.folder / "alignment.parquet").stat().st_mtime_ns
+    co.rerun(result.folder, "estimate", estimation={"defocus_prior": "given"})
+    assert (result.folder / "checkpoint" / "best.pt").stat().st_mtime_ns == weights
+    assert (result.folder / "alignment.parquet").stat().st_mtime_ns > poses
+
+
+def test_the_network_learns_alone_where_the_alignment_knows_no_angle(tmp_path):
+    star = tiny_set(tmp_path / "s", images=40, snr=1e-4)
+    result = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
+    manifest = json.loads((result.folder / "run.json").read_text())
+    assert not manifest["alignment"]["identifiable"]
+    assert manifest["guide"] is None
+    records = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["train_pose"] == 0 for record in records)

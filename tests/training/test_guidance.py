@@ -1,0 +1,291 @@
+"""Drawn images are those of the simulator; what a guided training is told turns with the image; it learns from it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cryorbit import make_config
+from cryorbit.conventions import wrap_deg
+from cryorbit.estimation.lesson import Lesson
+from cryorbit.estimation.orientation import cone_angle
+from cryorbit.latent.embed import embed
+from cryorbit.model.cone import Cone
+from cryorbit.preprocessing.resample import rotate
+from cryorbit.training.checkpoint import BEST, LAST, load_checkpoint
+from cryorbit.training.guidance import JUNK_SHARE, AlignedSet, Guide, ImageSampler
+from cryorbit.training.loop import train
+from cryorbit.training.metrics import read_metrics
+from cryorbit.training.trainer import split_rows
+
+from .guided_sets import (
+    BOX,
+    SMALL,
+    HeldImages,
+    aligned,
+    cached_set,
+    draw_poses,
+    small_images,
+    true_average,
+)
+
+GUIDED = {
+    "preprocessing": {"box_size": SMALL},
+    "model": {
+        "n_blocks": 2, "base_width": 4, "discriminator_width": 4, "discriminator_blocks": 2, "hidden_width": 64,
+        "hidden_layers": 2, "principal_images": 64,
+    },
+    "training": {"epochs": 10, "batch_size": 32, "precision": "32-true", "accelerator": "cpu"},
+}  # fmt: skip
+
+
+def guided(**training):
+    return make_config("fast", {**GUIDED, "training": {**GUIDED["training"], **training}})
+
+
+def correlation(one, other):
+    one, other = ((x - x.mean(dim=(1, 2), keepdim=True)).flatten(1).double() for x in (one, other))
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
+
+
+def ring_of_pixels(size):
+    k = torch.fft.fftfreq(size, 1.0 / size)
+    return torch.hypot(k[:, None], k[None, :]).round().long().flatten()
+
+
+def ring_powers(images):
+    power = torch.fft.fft2(images).abs().square().mean(dim=0).flatten() / images.shape[-1] ** 2
+    ring = ring_of_pixels(images.shape[-1])
+    return torch.zeros(int(ring.max()) + 1).index_add_(0, ring, power) / torch.bincount(ring)
+
+
+def low_passed(images, finest):
+    size = images.shape[-1]
+    inside = (ring_of_pixels(size).view(size, size) <= finest)[:, : size // 2 + 1]
+    return torch.fft.irfft2(torch.fft.rfft2(images) * inside, s=(size, size))
+
+
+def coloured(n, size, seed, fall_px):
+    """Noise of variance about 1 whose power falls with the frequency; white where ``fall_px`` is 0."""
+    noise = torch.randn(n, size, size, generator=torch.Generator().manual_seed(seed))
+    k = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None, :])
+    return torch.fft.irfft2(torch.fft.rfft2(noise) / (1 + fall_px * k), s=(size, size))
+
+
+def as_tensors(poses):
+    values = (np.radians(poses.psi_deg), poses.defocus_um, poses.shift_px)
+    return [torch.from_numpy(value).float() for value in values]
+
+
+@pytest.fixture(scope="module")
+def poses():
+    return draw_poses(400, seed=0)
+
+
+@pytest.fixture(scope="module")
+def clean(poses):
+    return small_images(poses)
+
+
+@pytest.fixture(scope="module")
+def sampler(poses, clean):
+    noise = float(clean.std()) * coloured(len(clean), SMALL, 0, 0.0)
+    return ImageSampler(HeldImages(clean + noise), aligned(poses), seed=0)
+
+
+def test_drawn_images_are_those_of_the_simulator(sampler, clean, poses):
+    psi, defocus, shift = as_tensors(poses)
+    right = correlation(sampler.clean(psi, defocus, shift), clean)
+    assert right.min() > 0.99
+    # Were a sign or a unit wrong, it would show.
+    across = shift.flip(1)
+    for wrong in ((-psi, defocus, shift), (psi, defocus + 0.6, shift), (psi, defocus, -shift), (psi, defocus, across)):
+        assert (1 - correlation(sampler.clean(*wrong), clean)).median() > 4 * (1 - right).median()
+
+
+@pytest.mark.parametrize("size", [BOX, SMALL, 17])
+def test_the_size_of_the_average_does_not_matter(sampler, poses, clean, size):
+    other = ImageSampler(HeldImages(clean), aligned(poses, average=true_average(size)), seed=0)
+    psi, defocus, shift = (value[:50] for value in as_tensors(poses))
+    # What a small average has of the corners of its Fourier transform leaves it when it turns.
+    finest = min(size, SMALL) // 2 - 2
+    one, two = (low_passed(which.clean(psi, defocus, shift), finest) for which in (sampler, other))
+    torch.testing.assert_close(one, two, rtol=0, atol=0.05 * float(one.abs().max()))
+    assert correlation(one, two).min() > 0.995
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("fall_px", [0.0, 6.0])
+def test_amplitude_and_noise_are_those_of_the_set(poses, clean, seed, fall_px):
+    strength, n = 1.7, len(clean)
+    noise = 2 * float(clean.std()) * coloured(n, SMALL, seed, fall_px)
+    sampler = ImageSampler(HeldImages(strength * clean + noise), aligned(poses), seed)
+    assert np.isclose(sampler.amplitude, strength, rtol=0.1)
+    torch.manual_seed(seed)
+    both = sampler.draw(n)
+    torch.manual_seed(seed)
+    drawn = both.images - sampler.draw(n, noise=False).images
+    measured, true = ring_powers(drawn), ring_powers(noise)
+    # Two samples of a power, each over n images and half of the ring's pixels; the average leaves a little signal.
+    error = 5 * np.sqrt(2) * torch.sqrt(2 / (n * torch.bincount(ring_of_pixels(SMALL)).float())) + 0.02
+    assert ((measured / true - 1).abs() < error).all()
+    assert np.isclose(sampler.noise_variance, float(noise.var()), rtol=0.05)
+    if fall_px:
+        assert measured[1] > 2 * measured[SMALL // 2 - 1]
+
+
+def test_junk_has_no_part_in_what_is_drawn(poses, clean):
+    n = len(clean)
+    junk = draw_poses(100, seed=9, shift_px=20.0)
+    junk = dataclasses.replace(junk, defocus_um=junk.defocus_um + 5, weight=np.zeros(100))
+    more = dataclasses.replace(
+        poses,
+        **{f.name: np.concatenate([getattr(poses, f.name), getattr(junk, f.name)]) for f in dataclasses.fields(poses)},
+    )
+    images = torch.cat([clean, 1e3 * torch.randn(100, SMALL, SMALL)])
+    one, other = (ImageSampler(HeldImages(i), aligned(p), seed=0) for i, p in ((clean, poses), (images, more)))
+    assert len(images) == n + 100
+    assert (one.amplitude, one.low_um, one.high_um, one.shift_std_px) == (
+        other.amplitude, other.low_um, other.high_um, other.shift_std_px,
+    )  # fmt: skip
+    assert torch.equal(one.noise_amplitude, other.noise_amplitude)
+
+
+def test_angles_and_defoci_are_drawn_evenly(sampler, poses):
+    torch.manual_seed(3)
+    n = 4000
+    drawn = sampler.draw(n, noise=False)
+    for harmonic in (1, 2, 3):
+        # Rayleigh: of uniform angles, this happens once in ten million draws.
+        assert torch.polar(torch.ones(n), harmonic * drawn.psi_rad).mean().abs() < 4 / np.sqrt(n)
+    share = ((drawn.defocus_um - sampler.low_um) / (sampler.high_um - sampler.low_um)).sort().values
+    # Kolmogorov's statistic, likewise.
+    assert (share - (torch.arange(n) + 0.5) / n).abs().max() < 2.9 / np.sqrt(n)
+    low, high = np.quantile(poses.defocus_um, [0.01, 0.99])
+    assert sampler.low_um < low < high < sampler.high_um
+    assert np.isclose(sampler.shift_std_px, 0.3, rtol=0.15)
+
+
+def test_drawn_images_show_what_is_said_of_them(sampler):
+    torch.manual_seed(4)
+    still = copy.copy(sampler)
+    still.shift_std_px = 0.0
+    shown = still.draw(40, noise=False)
+    expected = sampler.amplitude * sampler.clean(shown.psi_rad, shown.defocus_um, torch.zeros(40, 2))
+    torch.testing.assert_close(shown.images, expected)
+
+
+def test_an_aligned_set_is_read_as_it_was_written(poses, tmp_path):
+    before = aligned(poses, order=3)
+    before.save(tmp_path / "guide.npz")
+    after = AlignedSet.load(tmp_path / "guide.npz")
+    np.testing.assert_array_equal(after.average, before.average)
+    assert (after.optics, after.isotropy_order) == (before.optics, 3)
+    for field in dataclasses.fields(poses):
+        np.testing.assert_array_equal(getattr(after.poses, field.name), getattr(poses, field.name))
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_target_turns_with_the_image(sampler, poses, order):
+    cone = Cone(sampler.low_um, sampler.high_um, order)
+    guide, rows = Guide(poses, sampler, cone), np.array([3, 50, 7])
+    turned_deg = torch.tensor([0.0, 40.0, 250.0])
+    psi, defocus, shift = (value[rows] for value in as_tensors(poses))
+    target, weight = guide.points(rows, turned_deg)
+    torch.testing.assert_close(target, cone.points(psi + torch.deg2rad(turned_deg), defocus))
+    assert (weight == 1).all()
+    still = torch.zeros_like(shift)
+    turned = rotate(sampler.clean(psi, defocus, still), turned_deg)
+    looked_for = (psi[:, None] + torch.deg2rad(torch.arange(0.0, 360.0, 5.0))).flatten()
+    candidates = sampler.clean(looked_for, defocus.repeat_interleave(72), torch.zeros(len(looked_for), 2))
+    fit = correlation(turned.repeat_interleave(72, dim=0), candidates).view(3, 72)
+    torch.testing.assert_close(5.0 * fit.argmax(dim=1).float(), turned_deg)
+
+
+def test_drawn_junk_is_no_particle(sampler):
+    torch.manual_seed(3)
+    empty, far_off, broken, pair = (part.square().sum(dim=(1, 2)) for part in sampler.draw_junk(800, False).split(200))
+    whole = sampler.draw(800, noise=False).images.square().sum(dim=(1, 2)).mean()
+    assert float(empty.max()) == 0.0
+    # Moved round the box, a particle keeps its power; cut near its centre it loses much; two have twice as much.
+    assert 0.9 < float(far_off.mean() / whole) < 1.1
+    assert float(broken.mean() / whole) < 0.75
+    assert 1.6 < float(pair.mean() / whole) < 2.4
+
+
+def test_a_share_of_what_is_drawn_is_junk_without_a_place(poses, sampler):
+    torch.manual_seed(4)
+    guide = Guide(poses, sampler, Cone(sampler.low_um, sampler.high_um))
+    images, points = guide.draw(1000)
+    assert len(images) == len(points) == 1000
+    on_cone = (points[:, :2].norm(dim=1) - points[:, 2]).abs() < 1e-5
+    assert int(on_cone.sum()) == 1000 - round(JUNK_SHARE * 1000)
+    anywhere = points[~on_cone]
+    assert torch.allclose(anywhere.mean(dim=0), torch.zeros(3), atol=5 / math.sqrt(len(anywhere)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A guided training on easy images, and what it was told."""
+    folder = tmp_path_factory.mktemp("guided")
+    poses = draw_poses(600, seed=1)
+    cache = cached_set(folder, poses)
+    config = guided()
+    guide = Guide.of(cache, aligned(poses), config.seed)
+    result = train(cache, config, folder / "c", folder / "m.jsonl", guide=guide)
+    return cache, poses, guide, config, result
+
+
+def test_a_guided_training_knows_the_angles_of_particles_that_it_never_saw(trained):
+    cache, poses, guide, config, result = trained
+    _, held_out = split_rows(len(cache), config.training.validation_fraction, config.seed)
+    embedding = embed(result.autoencoder, cache)
+    asked, unseen = held_out[::2], held_out[1::2]
+    estimate = cone_angle(embedding, Lesson(guide.cone, asked, poses.psi_deg[asked], poses.defocus_um[asked]))
+    errors = wrap_deg(estimate.psi_deg[unseen] - poses.psi_deg[unseen])
+    assert np.median(np.abs(errors)) < 9  # a guess has 90
+    calibration = np.median(np.abs(errors) / estimate.std_deg[unseen]) / 0.6745
+    assert 0.5 < calibration < 2
+
+
+def test_only_a_guided_training_has_a_pose_term(trained, tmp_path):
+    cache, _poses, guide, _, _ = trained
+    for name, config, told in (
+        ("none", guided(epochs=1), None),
+        ("zero", make_config("fast", {**GUIDED, "model": {**GUIDED["model"], "lambda_pose": 0.0}}), guide),
+        ("told", guided(epochs=1), guide),
+    ):
+        config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+        train(cache, config, tmp_path / name, tmp_path / f"{name}.jsonl", guide=told)
+        (record,) = read_metrics(tmp_path / f"{name}.jsonl")
+        for part in ("train", "validation"):
+            assert (record[f"{part}_pose"] != 0) == (name == "told")
+            weighted = sum(record[f"{part}_{term}"] for term in ("reconstruction", "kl"))
+            weighted += 0.01 * record[f"{part}_adversarial"] + 10 * record[f"{part}_pose"]
+            assert np.isclose(record[f"{part}_total"], weighted, rtol=1e-4)
+
+
+def test_a_resumed_guided_training_equals_an_uninterrupted_one(trained, tmp_path):
+    cache, _, guide, _, _ = trained
+    config = guided(epochs=2)
+    train(cache, config, tmp_path / "whole", tmp_path / "whole.jsonl", guide=guide)
+
+    class Interrupt(Exception):
+        pass
+
+    def stop(*_):
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        train(cache, config, tmp_path / "parts", tmp_path / "parts.jsonl", stop, guide)
+    train(cache, config, tmp_path / "parts", tmp_path / "parts.jsonl", guide=guide)
+    for name in (LAST, BEST):
+        one, other = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "parts"))
+        for part in ("autoencoder", "discriminator"):
+            assert one[part].keys() == other[part].keys()
+            assert all(torch.equal(one[part][key], other[part][key]) for key in one[part])
