@@ -21,7 +21,7 @@ from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outl
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
+from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_arrays, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
@@ -48,6 +48,8 @@ STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report"
 GUIDED_STAGES = ("prepare", "align", "train", "embed", "outliers", "estimate", "report")
 # What only the latent space needs.
 LATENT_STAGES = ("prepare", "train", "embed")
+# Beside the weights: what they were told. An alignment that is done again may turn its average another way.
+TOLD = "told.npz"
 TITLES = {
     "prepare": "Reading particles",
     "train": "Training",
@@ -159,6 +161,9 @@ class Job:
         for warning in result.warnings:
             self.warn(warning)
         self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
+        if guide is not None:
+            told = {"psi_deg": guide.poses.psi_deg, "defocus_um": guide.poses.defocus_um}
+            write_arrays(self.folder.file("checkpoint", TOLD), **told)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _guide(self) -> Guide | None:
@@ -305,13 +310,13 @@ class Job:
         """What a guided training was told, with the particles it did not see; None of an unguided one."""
         from cryorbit.training.trainer import split_rows
 
-        told = self.folder.manifest.get("guide")
-        if not told:
+        cone = self.folder.manifest.get("guide")
+        if not cone:
             return None
-        _, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
-        rows = rows[kept[rows]]
-        poses = load_poses(self.folder.path)
-        return Lesson(Cone(**told), rows, poses.psi_deg[rows], poses.defocus_um[rows])
+        seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
+        rows = np.setdiff1d(rows[kept[rows]], seen)
+        with np.load(self.folder.path / "checkpoint" / TOLD, allow_pickle=False) as told:
+            return Lesson(Cone(**cone), rows, told["psi_deg"][rows], told["defocus_um"][rows])
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""
