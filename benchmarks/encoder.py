@@ -22,10 +22,9 @@ import numpy as np
 import torch
 
 import cryorbit as co
-from cryorbit.aligned import load_poses
 from cryorbit.config import merge
 from cryorbit.conventions import ANGSTROM_PER_UM
-from cryorbit.estimation.lesson import Lesson
+from cryorbit.estimation.lesson import read_lesson
 from cryorbit.estimation.outliers import find_outliers
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.star import IMAGE_NAME
@@ -42,6 +41,7 @@ from cryorbit.simulation.noise import measure_intensities
 from cryorbit.simulation.rendering import make_renderer
 from cryorbit.simulation.single_images import iter_batches
 from cryorbit.simulation.truth import draw_truth
+from cryorbit.stages import TOLD
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 from cryorbit.training.trainer import split_rows
 
@@ -157,8 +157,7 @@ def measure(asked: argparse.Namespace, view: str, seed: int, variant: str) -> li
     lesson = None
     if manifest.get("guide"):
         _, held_out = split_rows(n, config.training.validation_fraction, config.seed)
-        held_out, poses = held_out[kept[held_out]], load_poses(run)
-        lesson = Lesson(Cone(**manifest["guide"]), held_out, poses.psi_deg[held_out], poses.defocus_um[held_out])
+        lesson = read_lesson(run / "checkpoint" / TOLD, Cone(**manifest["guide"]), held_out[kept[held_out]])
     settings = config.estimation.model_copy(update={"defocus_range_um": known})
     outcome = estimate_from_latent(particles, embedding, kept, settings, sample, lesson)
     rows, start = [], n

@@ -52,3 +52,11 @@ def test_unknown_presets_and_files_are_named(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         make_config().seed = 3
+
+
+def test_the_pose_term_needs_the_axes_of_the_cone():
+    with pytest.raises(ConfigurationError, match="lambda_pose") as refusal:
+        make_config("fast", {"model": {"latent_dim": 2}})
+    assert "latent_dim to 3 or 4" in str(refusal.value)
+    assert "; model" not in str(refusal.value)  # one sentence
+    assert make_config("fast", {"model": {"latent_dim": 2, "lambda_pose": 0.0}}).model.latent_dim == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,12 @@ import cryorbit as co
 from cryorbit import stages
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import evaluate_tables, read_truth
+from cryorbit.io.runs import RunFolder
 from cryorbit.io.star import read_star
+from cryorbit.progress import Silent
+from cryorbit.training.trainer import split_rows
 
-from .pipeline_sets import TINY_RUN, tiny_config, tiny_set
+from .pipeline_sets import tiny_config, tiny_set
 
 OUR_COLUMNS = {
     "rlnAnglePsi", "rlnDefocusU", "rlnDefocusV", "rlnParticleSelectZScore", "cryorbitAnglePsiStd",
@@ -259,28 +263,110 @@ def test_a_defocus_that_is_not_there_is_missed_before_the_training(star, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("guide", "first"), [("alignment", "align"), ("none", "train")])
-def test_a_guided_training_comes_after_the_alignment_and_an_unguided_one_before(star, tmp_path, guide, first):
-    training = {**TINY_RUN["training"], "guide": guide}
-    result = co.run(star, tmp_path / "run", tiny_config(training=training), until="outliers")
-    done = list(json.loads((result.folder / "run.json").read_text())["stages"])
-    assert next(stage for stage in done if stage in ("align", "train")) == first
+class Listener:
+    """Notes which stages are run, and what is said."""
+
+    def __init__(self):
+        self.stages, self.said = [], []
+
+    def stage(self, title):
+        self.stages.extend(name for name, known in stages.TITLES.items() if known == title)
+
+    def advance(self, done, total, note=""):
+        pass
+
+    def say(self, text):
+        self.said.append(text)
 
 
-def test_another_prior_does_the_alignment_again_and_keeps_the_network(star, tmp_path):
-    result = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
-    weights = (result.folder / "checkpoint" / "best.pt").stat().st_mtime_ns
-    poses = (result.folder / "alignment.parquet").stat().st_mtime_ns
-    co.rerun(result.folder, "estimate", estimation={"defocus_prior": "given"})
-    assert (result.folder / "checkpoint" / "best.pt").stat().st_mtime_ns == weights
-    assert (result.folder / "alignment.parquet").stat().st_mtime_ns > poses
+SHORT = {"training": {"epochs": 1, "precision": "32-true", "accelerator": "cpu"}}
+UNGUIDED = {"training": {**SHORT["training"], "guide": "none"}}
 
 
-def test_the_network_learns_alone_where_the_alignment_knows_no_angle(tmp_path):
-    star = tiny_set(tmp_path / "s", images=40, snr=1e-4)
-    result = co.run(star, tmp_path / "run", tiny_config(), until="estimate")
-    manifest = json.loads((result.folder / "run.json").read_text())
-    assert not manifest["alignment"]["identifiable"]
+def saved_weights(folder):
+    return (folder / "checkpoint" / "best.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "last", "order"),
+    [
+        (SHORT, "train", ["prepare", "align", "train"]),
+        (UNGUIDED, "align", ["prepare", "train", "embed", "align"]),
+    ],
+)
+def test_a_guided_training_follows_the_alignment_and_another_precedes_it(star, tmp_path, changes, last, order):
+    listener = Listener()
+    co.run(star, tmp_path / "run", tiny_config(**changes), until=last, observer=listener)
+    assert listener.stages == order
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (manifest["guide"] is not None) == (last == "train")
+
+
+def test_another_defocus_prior_aligns_again_and_keeps_the_network(finished, star, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    del manifest["stages"]["report"]  # a page takes longer than all the rest
+    (tmp_path / "run" / "run.json").write_text(json.dumps(manifest))
+    listener, before = Listener(), saved_weights(tmp_path / "run")
+    again = co.rerun(tmp_path / "run", "estimate", estimation={"defocus_prior": "given"}, observer=listener)
+    assert listener.stages == ["align", "outliers", "estimate"]
+    assert saved_weights(tmp_path / "run") == before
+    np.testing.assert_allclose(again.estimates["orbit_defocus_um"], co.read_particles(star).defocus_A / 1e4)
+    for column in ("latent_psi_deg", "latent_defocus_um"):
+        np.testing.assert_allclose(again.estimates[column], finished.estimates[column])
+
+
+def test_a_network_is_measured_by_what_it_was_told(finished, star, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    kept = np.ones(60, dtype=bool)
+    kept[:20] = False
+
+    def lesson(**training):
+        config = tiny_config(training={**SHORT["training"], **training})
+        folder = RunFolder.reopen(tmp_path / "run")
+        try:
+            return stages.Job(folder, config, co.read_particles(star), Silent()).lesson(kept)
+        finally:
+            folder.close()
+
+    before = lesson()
+    seen, held_out = split_rows(60, 0.2, tiny_config().seed)
+    np.testing.assert_array_equal(before.rows, held_out[held_out >= 20])
+    assert not set(before.rows) & set(seen)
+    # An alignment that is done again may turn its average another way.
+    path = tmp_path / "run" / "alignment.parquet"
+    told = pd.read_parquet(path)
+    np.testing.assert_allclose(before.psi_deg, told["psi_deg"][before.rows])
+    told.assign(psi_deg=told["psi_deg"] + 40, defocus_um=told["defocus_um"] + 1).to_parquet(path)
+    after = lesson()
+    np.testing.assert_array_equal(after.psi_deg, before.psi_deg)
+    np.testing.assert_array_equal(after.defocus_um, before.defocus_um)
+    (tmp_path / "run" / "checkpoint" / stages.TOLD).rename(tmp_path / "told.npz")
+    with pytest.raises(RunFolderError, match=r"told\.npz: is missing"):
+        lesson()
+    (tmp_path / "told.npz").rename(tmp_path / "run" / "checkpoint" / stages.TOLD)
+    # Particles that were learnt from say nothing of the error on others.
+    assert len(lesson(validation_fraction=0.0).rows) == 0
+
+
+def test_without_an_angle_the_training_is_not_guided_and_says_so(tmp_path):
+    noise = tiny_set(tmp_path / "set", images=40, snr=1e-6)
+    listener = Listener()
+    result = co.run(noise, tmp_path / "run", tiny_config(**SHORT), until="estimate", observer=listener)
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["guide"] is None
-    records = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(record["train_pose"] == 0 for record in records)
+    assert not manifest["chart"]["guided"]
+    assert any("without its guidance" in text for text in listener.said)
+    assert len(result.estimates) == 40
+
+
+def test_the_latent_method_is_guided_and_writes_its_own_angles(star, tmp_path):
+    estimation = {"method": "latent", "defocus_prior": "blind"}
+    result = co.run(star, tmp_path / "run", tiny_config(**SHORT, estimation=estimation), until="estimate")
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert list(manifest["stages"])[:3] == ["prepare", "align", "train"]
+    assert manifest["chart"]["guided"]
+    assert manifest["isotropy_order"] == manifest["guide"]["order"]
+    np.testing.assert_allclose(result.particles.psi_deg, result.estimates["latent_psi_deg"], atol=1e-6)
+    assert np.ptp(result.particles.psi_deg) > 0
+    assert result.estimates["psi_std_deg"].between(0, 104).all()

@@ -8,12 +8,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cryorbit.choices import Choices, given, range_um, setting
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError
 from cryorbit.options import (
     ConfigFile,
@@ -38,7 +38,6 @@ from cryorbit.options import (
 )
 
 if TYPE_CHECKING:
-    from cryorbit.config import RunConfig
     from cryorbit.pipeline import RunResult
     from cryorbit.progress import Observer
 
@@ -70,84 +69,6 @@ def _observer(quiet: bool) -> Iterator[Observer]:
             yield bars
     else:
         yield Lines()
-
-
-def _range_um(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise ConfigurationError(
-            f"--defocus-range is {text!r}; expected two numbers in micrometres, such as 0.3:4.0."
-        ) from None
-    return low, high
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _setting(text: str) -> dict[str, Any]:
-    """One ``a.b=value`` as a nested mapping, the value read as TOML, or as text where it is none."""
-    import tomllib
-
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ConfigurationError(f"--set {text}: expected name=value, such as training.epochs=10.")
-    try:
-        nested: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        nested = value
-    for part in reversed(name.strip().split(".")):
-        nested = {part: nested}
-    return dict(nested)
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """What a command was told about a run, apart from its particles."""
-
-    preset: str | None
-    file: Path | None
-    settings: list[str] | None
-    seed: int | None
-    stack_root: Path | None
-    overwrite: bool
-    estimation: dict[str, Any]
-    invert: bool | None = None
-
-    def config(self) -> RunConfig:
-        """Configuration of a new run."""
-        from cryorbit.config import make_config, merge
-
-        merged: dict[str, Any] = {} if self.seed is None else {"seed": self.seed}
-        preprocessing = _given(invert=self.invert)
-        for single in (
-            *map(_setting, self.settings or []), {"estimation": self.estimation, "preprocessing": preprocessing},
-        ):  # fmt: skip
-            merged = merge(merged, single)
-        return make_config(self.preset or "fast", merged, self.file)
-
-    def changes_to_a_run(self, folder: Path) -> dict[str, Any]:
-        """Settings of the estimates that a run folder may be told anew; anything else would be another run."""
-        from cryorbit.config import merge
-
-        fixed = {
-            "--preset": self.preset, "--config": self.file, "--seed": self.seed, "--stack-root": self.stack_root,
-            "--overwrite": self.overwrite or None, "--invert": self.invert,
-        }  # fmt: skip
-        changes: dict[str, Any] = {}
-        for single in map(_setting, self.settings or []):
-            changes = merge(changes, single)
-        others = [option for option, value in fixed.items() if value is not None]
-        others += [f"--set {name}" for name in changes if name != "estimation"]
-        if others:
-            raise ConfigurationError(
-                f"{folder}: is a run folder, whose images and network are what they are: {', '.join(others)} cannot "
-                "change them; start a new run with a particle file and another --out."
-            )
-        return merge(changes.get("estimation", {}), self.estimation)
 
 
 def _tell(result: RunResult) -> None:
@@ -220,11 +141,11 @@ def simulate(
     from cryorbit.config import merge
 
     projection = simulation.choose_projection(map_file, structure, phantom, simulation.parse_view(view))
-    changes = _given(
+    changes = given(
         seed=seed, images=images, snr=snr, defocus_um=defocus, shift_px=shift, outliers=outliers,
         dose_per_nm2=dose, ice_nm=ice,
     )  # fmt: skip
-    for single in map(_setting, settings or []):
+    for single in map(setting, settings or []):
         changes = merge(changes, single)
     config = simulation.make_simulation_config(preset, changes)
     with _observer(quiet) as observer:
@@ -258,7 +179,7 @@ def _run_until(
     stage: str,
     source: Path,
     out: Path | None,
-    choices: _Choices,
+    choices: Choices,
     quiet: bool,
     truth: Path | None = None,
     latent: bool = True,
@@ -308,8 +229,8 @@ def run(
     debug: Debug = False,
 ) -> None:
     """The main job: train, find outliers, estimate angle and defocus, write STAR files and the report."""
-    estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("report", particles, out, choices, quiet, truth)
 
 
@@ -328,7 +249,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train the network only."""
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
     _run_until("train", source, out, choices, quiet)
 
 
@@ -346,7 +267,7 @@ def embed(
     debug: Debug = False,
 ) -> None:
     """Put every particle, and turned copies of it, into the latent space."""
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {})
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {})
     _run_until("embed", source, out, choices, quiet)
 
 
@@ -373,8 +294,8 @@ def outliers(
     debug: Debug = False,
 ) -> None:
     """Score outliers: by the evidence of the alignment, or in the latent space with --method latent."""
-    estimation = _given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    estimation = given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("outliers", source, out, choices, quiet, latent=False)
 
 
@@ -396,8 +317,8 @@ def estimate(
     debug: Debug = False,
 ) -> None:
     """Estimate angle, shift and defocus and write the STAR files; the orbit method needs no trained network."""
-    estimation = _given(method=method, defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("estimate", source, out, choices, quiet, latent=False)
 
 
@@ -418,8 +339,8 @@ def limits(
     debug: Debug = False,
 ) -> None:
     """What these data allow: the Cramer-Rao bound of angle, shift and defocus, from their own average and noise."""
-    estimation = _given(defocus_prior=defocus_prior, defocus_range_um=_range_um(defocus_range))
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert)
+    estimation = given(defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert)
     if not (source / LIMITS_FILE).is_file() or choices.changes_to_a_run(source).keys() - {"method"}:
         _run_until("align", source, out, choices, quiet, latent=False)
     typer.echo(_limits_text(source if source.is_dir() else out or source))
@@ -498,11 +419,11 @@ def search(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search learning rate, blocks, loss weights and latent dimension; best.toml is for `run --config`."""
+    """Search learning rate, depth, loss weights and latent dimension; best.toml is for `run --config`."""
     from cryorbit.hyperparameters import search
     from cryorbit.io import read_particles
 
-    choices = _Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
     table, base = read_particles(particles, stack_root=stack_root), choices.config()
     with _observer(quiet) as observer:
         result = search(

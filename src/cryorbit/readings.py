@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ from cryorbit.preprocessing.spectrum import RingSpectra, sample_spectra
 # The range of the paper's experiments, for files that say nothing of the defocus.
 USUAL_DEFOCUS_UM = (0.5, 2.5)
 SAMPLE_SIZE = 1000
+
+MatchRadii = Callable[[Radii, KnownDefocus, RadialDirection, NDArray[np.bool_]], DefocusEstimate]
 
 
 def usual_optics(particles: ParticleTable) -> Optics:
@@ -209,35 +212,36 @@ def estimate_from_latent(
         rows = sample.rows
         return known_radial_direction(radii.radius[rows], particles.defocus_A[rows] / ANGSTROM_PER_UM)
 
-    of_orbit = orbit_radii(embedding, sample.rows, sample.repeats)
-    of_plane = plane_radii(embedding, axes, sample.rows, sample.repeats)
-    direction = find_direction(of_orbit)
+    def matched(radii: Radii, match: MatchRadii) -> tuple[DefocusEstimate, float]:
+        direction = find_direction(radii)
+        return match(radii, known, direction, kept), direction.evidence
+
+    evidence = None
     if lesson is not None:
+        known_from = "what the training was told"
         orbit = Reading(cone_angle(embedding, lesson), cone_defocus(embedding, lesson))
     else:
-        orbit = Reading(orbit_angle(embedding, harmonics), match_quantiles(of_orbit, known, direction, kept))
-    plane_defocus = match_quartiles(of_plane, known, find_direction(of_plane), kept)
+        defocus, evidence = matched(orbit_radii(embedding, sample.rows, sample.repeats), match_quantiles)
+        orbit = Reading(orbit_angle(embedding, harmonics), defocus)
+    plane_defocus, _ = matched(plane_radii(embedding, axes, sample.rows, sample.repeats), match_quartiles)
     plane = Reading(plane_angle(embedding, axes), plane_defocus)
-    chosen = orbit if settings.chart == "orbit" else plane
     identifiable = harmonics.identifiable or lesson is not None
-    if lesson is not None and prior == "blind":
-        known_from = "the alignment of the training particles"
+    order = orbit.angle.isotropy_order if identifiable else None
     facts = {
-        "isotropy_order": orbit.angle.isotropy_order if identifiable else None,
+        "isotropy_order": order,
         "chart": {
             "read": settings.chart, "winding": axes.winding, "winding_share": axes.winding_share,
             "closure_deg": axes.closure_deg, "harmonics": harmonics.harmonics.tolist(),
             "locks": harmonics.locks.tolist(), "variation": harmonics.variation,
-            "identifiable": identifiable, "guided": lesson is not None, "radial_evidence": direction.evidence,
+            "identifiable": identifiable, "guided": lesson is not None, "radial_evidence": evidence,
         },
         "defocus": {
             "prior": prior, "quartiles_um": known.quantile([0.25, 0.75]).tolist(), "known_from": known_from,
         },
     }  # fmt: skip
+    chosen = orbit if settings.chart == "orbit" else plane
     angle_known = identifiable and (settings.chart == "orbit" or axes.is_simple)
-    warnings = _warnings(particles, settings, prior, harmonics, axes, None if lesson is not None else direction)
-    if lesson is not None and lesson.cone.order > 1 and settings.method == "latent":
-        warnings = (*warnings, _modulo(lesson.cone.order))
+    warnings = _warnings(particles, settings, prior, harmonics, axes, order, evidence)
     return Outcome(orbit, plane, chosen, angle_known, prior != "blind", harmonics, axes, facts, warnings)
 
 
@@ -247,9 +251,13 @@ def _warnings(
     prior: str,
     harmonics: HarmonicChart,
     axes: PlaneChart,
-    direction: RadialDirection | None,
+    order: int | None,
+    evidence: float | None,
 ) -> tuple[str, ...]:
-    """What the user must know; ``direction`` is None where a guided training makes it and the harmonics needless."""
+    """What the user must know.
+
+    ``order`` is None where no angle can be read, ``evidence`` for the radial direction where no direction is needed.
+    """
     if settings.method == "orbit":  # what follows concerns numbers that nobody is going to use
         return ()
     found = []
@@ -258,9 +266,7 @@ def _warnings(
             f"The polar angle of the latent plane runs around {axes.winding} times while a particle turns once: the "
             "paper's formula cannot tell the angle here. Read the orbits instead (chart = orbit)."
         )
-    if direction is None:
-        return tuple(found)
-    if not harmonics.identifiable:
+    if order is None:
         why = (
             f"{harmonics.particles} particles are too few to know"
             if harmonics.particles < FEWEST_PARTICLES
@@ -268,14 +274,19 @@ def _warnings(
         )
         kept = " The file's own _rlnAnglePsi was kept." if conventions.PSI in particles else ""
         found.append(f"No in-plane angle can be read: {why}.{kept}")
-    elif settings.chart == "orbit" and harmonics.isotropy_order > 1:
-        found.append(_modulo(harmonics.isotropy_order))
-    if prior == "blind" and direction.evidence < WEAK_EVIDENCE:
+    elif settings.chart == "orbit" and order > 1:
+        found.append(
+            f"The view looks the same after a turn of 360/{order} degrees, as far as the network sees: angles are "
+            f"known modulo {360 / order:g} degrees."
+        )
+    if evidence is None:
+        return tuple(found)
+    if prior == "blind" and evidence < WEAK_EVIDENCE:
         found.append(
             "Whether the latent radius grows or falls with the defocus could hardly be told from the images: the "
             "defocus may run the wrong way."
         )
-    if prior != "blind" and not same_everywhere(particles) and direction.evidence < WEAK_EVIDENCE:
+    if prior != "blind" and not same_everywhere(particles) and evidence < WEAK_EVIDENCE:
         found.append(
             "The latent radius hardly follows the file's defocus: _cryorbitLatentDefocus says little about these "
             "particles."
@@ -283,13 +294,6 @@ def _warnings(
     if "rlnPhaseShift" in particles and prior == "blind" and (particles.numbers("rlnPhaseShift") != 0).any():
         found.append("The file has phase shifts, which the blind direction of the defocus does not take into account.")
     return tuple(found)
-
-
-def _modulo(order: int) -> str:
-    return (
-        f"The view looks the same after a turn of 360/{order} degrees, as far as the network sees: angles are known "
-        f"modulo {360 / order:g} degrees."
-    )
 
 
 def same_everywhere(particles: ParticleTable) -> bool:

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from cryorbit import readings, results
 from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome
+from cryorbit.alignment.reader import OpticsGroups
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ParticleDataError
-from cryorbit.estimation.lesson import Lesson
+from cryorbit.estimation.lesson import Lesson, read_lesson, save_told
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_arrays, write_table
+from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
@@ -162,8 +163,7 @@ class Job:
             self.warn(warning)
         self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
         if guide is not None:
-            told = {"psi_deg": guide.poses.psi_deg, "defocus_um": guide.poses.defocus_um}
-            write_arrays(self.folder.file("checkpoint", TOLD), **told)
+            save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _guide(self) -> Guide | None:
@@ -188,9 +188,9 @@ class Job:
             poses.shift_px * (facts["pixel_size_A"] / self.cache.info.pixel_size_A),
             1.0 - evidence_outliers(poses.evidence, None).probability,
         )
-        average = read_image(self.folder.path / AVERAGE)
-        optics = readings.usual_optics(self.particles)
-        return AlignedSet(known, average, optics, facts["isotropy_order"])
+        average, groups = read_image(self.folder.path / AVERAGE), OpticsGroups.of(self.particles)
+        optics, phase_shift_deg = groups.optics[groups.largest], groups.phase_shift_deg[groups.largest]
+        return AlignedSet(known, average, optics, facts["isotropy_order"], phase_shift_deg)
 
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
@@ -315,8 +315,7 @@ class Job:
             return None
         seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
         rows = np.setdiff1d(rows[kept[rows]], seen)
-        with np.load(self.folder.path / "checkpoint" / TOLD, allow_pickle=False) as told:
-            return Lesson(Cone(**cone), rows, told["psi_deg"][rows], told["defocus_um"][rows])
+        return read_lesson(self.folder.path / "checkpoint" / TOLD, Cone(**cone), rows)
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""

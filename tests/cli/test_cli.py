@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cryorbit import cli
+from cryorbit.choices import setting
 from cryorbit.errors import ConfigurationError
 
 from ..io.conftest import star_text, write_stack
@@ -232,10 +233,10 @@ def test_a_truth_can_be_named_on_the_command_line_only_if_it_exists(tmp_path):
 
 
 def test_settings_are_read_as_toml():
-    assert cli._setting("a.b=3") == {"a": {"b": 3}}
-    assert cli._setting("a=blind") == {"a": "blind"}
+    assert setting("a.b=3") == {"a": {"b": 3}}
+    assert setting("a=blind") == {"a": "blind"}
     with pytest.raises(ConfigurationError):
-        cli._setting("=3")
+        setting("=3")
 
 
 def test_what_a_run_folder_cannot_change_is_refused(tmp_path):

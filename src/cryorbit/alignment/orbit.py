@@ -186,9 +186,7 @@ def align(
         Told of particles done, of all, and what is going on.
     """
     n = len(reader.particles)
-    chosen = np.arange(n)
-    if n > sample:
-        chosen = np.sort(np.random.default_rng(settings.seed).choice(n, sample, replace=False))
+    chosen = np.sort(np.random.default_rng(settings.seed).choice(n, min(n, sample), replace=False))
     radius = RADIUS_MARGIN * reader.images.info.particle_radius_px
     geometry = Geometry.of(reader.grid, min(radius, 0.5 * reader.grid.box_size), reader.device)
     progress(0, n, "reading the sample")
@@ -228,7 +226,7 @@ def align(
 
 def _limits(reader: RingReader, model: Model) -> Limits:
     """What the data allow by defocus, for the largest optics group."""
-    largest = int(np.bincount(reader.groups.group).argmax())
+    largest = reader.groups.largest
     low, high = reader.defocus_range_um
     values = torch.arange(low, high + 1e-6, LIMITS_STEP_um, device=reader.device)
     return limits_at(values, model.template, model.noise[largest], reader.transfers[largest])

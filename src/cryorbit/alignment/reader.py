@@ -45,6 +45,11 @@ class OpticsGroups:
     optics: tuple[Optics, ...]
     phase_shift_deg: tuple[float, ...]
 
+    @property
+    def largest(self) -> int:
+        """Number of the group with the most particles."""
+        return int(np.bincount(self.group).argmax())
+
     @classmethod
     def of(cls, particles: ParticleTable) -> OpticsGroups:
         """Groups by the file's own number, voltage, spherical aberration, amplitude contrast and phase shift.

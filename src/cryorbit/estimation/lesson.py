@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
+from cryorbit.errors import RunFolderError
+from cryorbit.io.runs import write_arrays
 from cryorbit.model.cone import Cone
 
 # Median absolute value of a normal distribution in units of its standard deviation.
@@ -33,6 +37,26 @@ class Lesson:
     rows: NDArray[np.int64]
     psi_deg: FloatArray
     defocus_um: FloatArray
+
+
+def save_told(path: Path, psi_deg: FloatArray, defocus_um: FloatArray) -> None:
+    """Keep what a training was told of all particles, each of shape (n,), in an ``.npz`` file."""
+    write_arrays(path, psi_deg=psi_deg, defocus_um=defocus_um)
+
+
+def read_lesson(path: Path, cone: Cone, rows: NDArray[np.int64]) -> Lesson:
+    """The lesson of particles that were held out, from the file of :func:`save_told`.
+
+    Raises
+    ------
+    RunFolderError
+        If the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as told:
+            return Lesson(cone, rows, told["psi_deg"][rows], told["defocus_um"][rows])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise RunFolderError(f"{path}: is missing or damaged; start a new run with --overwrite.") from error
 
 
 def error_ratio(errors: FloatArray, promised: FloatArray) -> float:

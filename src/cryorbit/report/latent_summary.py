@@ -24,12 +24,17 @@ def identifiable(run: RunRecord) -> bool:
     return run.fact("chart", "identifiable") is not False
 
 
+def is_guided(run: RunRecord) -> bool:
+    """Whether the network was told angles and defoci by the alignment."""
+    return run.fact("chart", "guided") is True
+
+
 def for_comparison(run: RunRecord) -> str:
     """One paragraph about the latent space of a run whose written numbers come from the alignment."""
     if not run.has_latent:
         return ""
     parts = [
-        "For comparison the latent space of the network was read too, as the paper does; nothing of what follows was "
+        f"For comparison the latent space of the network was read too, {_how(run)}; nothing of what follows was "
         "written to the particle file (it is in the columns latent_* and plane_* of estimates.parquet)."
     ]
     angle = typical(run.column("latent_psi_std_deg")[run.kept])
@@ -41,6 +46,10 @@ def for_comparison(run: RunRecord) -> str:
             parts.append(f"The network sees them modulo {360.0 / run.latent_isotropy_order:g} degrees.")
     parts += [plane(run), _defocus_scale(run, latent_defocus_deviation_um(run))]
     return " ".join(part for part in parts if part)
+
+
+def _how(run: RunRecord) -> str:
+    return "which had learnt from the alignment but does without it" if is_guided(run) else "as the paper does"
 
 
 def plane(run: RunRecord) -> str:
@@ -87,9 +96,14 @@ def angles(run: RunRecord) -> str:
     median = typical(run.column("psi_std_deg")[run.kept])
     if median is None:
         return "The run stored no deviations of its angles, so it is not known how well they are known."
+    offset = (
+        "They are in the frame of the average that the training was told."
+        if is_guided(run)
+        else "They share one arbitrary offset."
+    )
     text = (
         f"Angles were read from the latent space. Those of kept particles have a median predicted deviation of "
-        f"{degrees(median)}; what the file says of each particle is its own. They share one arbitrary offset."
+        f"{degrees(median)}; what the file says of each particle is its own. {offset}"
     )
     if run.isotropy_order > 1:
         text += (
@@ -116,6 +130,14 @@ def _defocus_scale(run: RunRecord, median: float | None) -> str:
     """How well the latent's defoci are known, and what gives them their scale."""
     if same_defoci(run):
         return "All defoci that are known are the same, so nothing can be learnt about the latent's."
+    if is_guided(run):
+        scale = "Their scale is that of the alignment, which the training was told."
+        if median is None:
+            return scale
+        return (
+            f"The latent's defoci have a median predicted deviation of {micrometres(median)}, brought to the size of "
+            f"the errors on particles held out from the training. {scale}"
+        )
     parts = []
     if median is not None:
         parts.append(

@@ -35,11 +35,11 @@ SAMPLE, BATCH = 1000, 256
 # Drawn defoci go a little beyond those found, or the ends would be learnt from one side only.
 QUANTILES, MARGIN = (0.002, 0.998), 0.05
 LEAST_RANGE_um = 0.1
+LEAST_DEFOCUS_um = 0.05
 # Of drawn images, this many show junk: how far off, in shares of the box, a particle or its neighbour may lie, and how
 # far off the centre a broken one is cut.
 JUNK_SHARE = 0.15
 FAR_OFF, NEIGHBOUR, BROKEN = (0.06, 0.4), (0.2, 0.65), 0.15
-LEAST_DEFOCUS_um = 0.05
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class AlignedSet:
         Of the images of the cache.
     average
         Class average without the contrast transfer function, shape (m, m), of the same field of view.
-    optics
-        Of the microscope.
+    optics, phase_shift_deg
+        Of the microscope, and of its phase plate.
     isotropy_order
         n where the average looks the same after a turn of 360 / n degrees.
     """
@@ -82,20 +82,20 @@ class AlignedSet:
     average: FloatArray
     optics: Optics
     isotropy_order: int
+    phase_shift_deg: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write everything into an ``.npz`` file."""
-        optics = np.array(astuple(self.optics))
-        write_arrays(
-            path, **asdict(self.poses), average=self.average, optics=optics, order=np.array(self.isotropy_order)
-        )
+        numbers = np.array([*astuple(self.optics), self.isotropy_order, self.phase_shift_deg])
+        write_arrays(path, **asdict(self.poses), average=self.average, numbers=numbers)
 
     @classmethod
     def load(cls, path: Path) -> AlignedSet:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             poses = KnownPoses(**{field.name: arrays[field.name] for field in fields(KnownPoses)})
-            return cls(poses, arrays["average"], Optics(*arrays["optics"].tolist()), int(arrays["order"]))
+            *optics, order, phase_shift_deg = arrays["numbers"].tolist()
+            return cls(poses, arrays["average"], Optics(*optics), int(order), phase_shift_deg)
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class ImageSampler:
 
     def __init__(self, cache: ParticleCache, aligned: AlignedSet, seed: int) -> None:
         self.box_size, self.pixel_size_A, self.optics = cache.box_size, cache.info.pixel_size_A, aligned.optics
+        self.phase_shift_deg = aligned.phase_shift_deg
         poses = aligned.poses
         good = np.flatnonzero(poses.weight > 0.5) if (poses.weight > 0.5).any() else np.arange(len(cache))
         low, high = np.quantile(poses.defocus_um[good], QUANTILES)
@@ -167,12 +168,15 @@ class ImageSampler:
     def _spectra(self, turn: Tensor, defocus_um: Tensor, shift_px: Tensor) -> Tensor:
         defocus_A = defocus_um * ANGSTROM_PER_UM
         transfer = ctf_2d(
-            self.box_size, self.pixel_size_A, defocus_A, defocus_A, torch.zeros_like(defocus_A), self.optics
-        )
-        ky = torch.fft.fftfreq(self.box_size)[None, :, None]
-        kx = torch.fft.rfftfreq(self.box_size)[None, None, :]
-        phase = -2.0 * math.pi * (kx * shift_px[:, 0, None, None] + ky * shift_px[:, 1, None, None])
-        return self._turned[turn] * torch.polar(transfer, phase)
+            self.box_size, self.pixel_size_A, defocus_A, defocus_A, torch.zeros_like(defocus_A), self.optics,
+            self.phase_shift_deg,
+        )  # fmt: skip
+        spectra: Tensor = self._turned[turn] * transfer * _shift_phases(self.box_size, shift_px)
+        return spectra
+
+    def _noise_spectra(self, n_images: int) -> Tensor:
+        white: Tensor = torch.fft.rfft2(torch.randn(n_images, self.box_size, self.box_size))
+        return white * self.noise_amplitude
 
     def _measure(
         self, cache: ParticleCache, poses: KnownPoses, rows: NDArray[np.int64]
@@ -204,7 +208,7 @@ class ImageSampler:
         spectra = self.amplitude * self._spectra(turn, defocus, shift)
         size = (self.box_size, self.box_size)
         if noise:
-            spectra = spectra + torch.fft.rfft2(torch.randn(n_images, *size)) * self.noise_amplitude
+            spectra = spectra + self._noise_spectra(n_images)
         return DrawnImages(torch.fft.irfft2(spectra, s=size), turn * (2.0 * math.pi / N_TURNS), defocus)
 
     def draw_junk(self, n_images: int, noise: bool = True) -> Float[Tensor, "batch h w"]:
@@ -216,8 +220,7 @@ class ImageSampler:
         pair = particle[3] + self._moved(neighbour, _anywhere(each[3], self.box_size, NEIGHBOUR))
         images = torch.cat([torch.zeros_like(particle[0]), far_off, self._broken(particle[2]), pair])
         if noise:
-            white = torch.fft.rfft2(torch.randn_like(images)) * self.noise_amplitude
-            images = images + torch.fft.irfft2(white, s=images.shape[1:])
+            images = images + torch.fft.irfft2(self._noise_spectra(n_images), s=images.shape[1:])
         return images
 
     def _broken(self, images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
@@ -228,13 +231,17 @@ class ImageSampler:
         return images * torch.sigmoid(height - BROKEN * self.box_size * torch.rand(len(images), 1, 1))
 
     def _moved(self, images: Float[Tensor, "batch h w"], by_px: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch h w"]:
-        ky = torch.fft.fftfreq(self.box_size)[None, :, None]
-        kx = torch.fft.rfftfreq(self.box_size)[None, None, :]
-        phase = -2.0 * math.pi * (kx * by_px[:, 0, None, None] + ky * by_px[:, 1, None, None])
-        moved: Tensor = torch.fft.irfft2(
-            torch.fft.rfft2(images) * torch.polar(torch.ones_like(phase), phase), s=images.shape[1:]
-        )
+        spectra = torch.fft.rfft2(images) * _shift_phases(self.box_size, by_px)
+        moved: Tensor = torch.fft.irfft2(spectra, s=images.shape[1:])
         return moved
+
+
+def _shift_phases(box_size: int, shift_px: Float[Tensor, "batch 2"]) -> Tensor:
+    """Factors of the ``rfft2`` coefficients that move images along x and y, shape (batch, h, w // 2 + 1)."""
+    ky = torch.fft.fftfreq(box_size)[None, :, None]
+    kx = torch.fft.rfftfreq(box_size)[None, None, :]
+    phase = -2.0 * math.pi * (kx * shift_px[:, 0, None, None] + ky * shift_px[:, 1, None, None])
+    return torch.polar(torch.ones_like(phase), phase)
 
 
 def _anywhere(n: int, box_size: int, share: tuple[float, float]) -> Float[Tensor, "batch 2"]:
