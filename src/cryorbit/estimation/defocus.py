@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
-from cryorbit.estimation.lesson import Lesson, error_ratio
+from cryorbit.estimation.lesson import Lesson, common_error, error_ratio
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.orbits import PlaneChart, orbit_radius, plane_polar
 from cryorbit.optics.ctf import Optics, ctf_1d
@@ -202,6 +202,8 @@ def cone_defocus(embedding: Embedding, lesson: Lesson) -> DefocusEstimate:
         the training.
     """
     defocus = lesson.cone.defocus_um(embedding.orbit[..., 2].astype(np.float64).mean(axis=1))
+    # Junk among the drawn images, of which nothing is to be known, pulls all heights a little towards the tip.
+    defocus = defocus - common_error(defocus[lesson.rows] - lesson.defocus_um)
     own = lesson.cone.um_per_height * np.exp(0.5 * embedding.orbit_log_variance[:, 2].astype(np.float64))
     std = own * error_ratio(defocus[lesson.rows] - lesson.defocus_um, own[lesson.rows])
     return DefocusEstimate(np.maximum(defocus, LOWEST_DEFOCUS_UM), np.maximum(std, SMALLEST_STD_UM))

@@ -59,6 +59,11 @@ def read_lesson(path: Path, cone: Cone, rows: NDArray[np.int64]) -> Lesson:
         raise RunFolderError(f"{path}: is missing or damaged; start a new run with --overwrite.") from error
 
 
+def common_error(errors: FloatArray) -> float:
+    """What errors of shape (m,) have in common, their median; 0 where there are too few to tell."""
+    return float(np.median(errors)) if len(errors) >= FEWEST else 0.0
+
+
 def error_ratio(errors: FloatArray, promised: FloatArray) -> float:
     """Size of errors over that of the deviations promised, each of shape (m,); 1 where there are too few to tell.
 
