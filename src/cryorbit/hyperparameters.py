@@ -141,7 +141,7 @@ def search(
 
 def _prepare(job: Job) -> None:
     """What all trials share: the images, and what a guided training is told of them."""
-    from cryorbit.training.guidance import GUIDE_FILE
+    from cryorbit.training.aligned import GUIDE_FILE
 
     guided = is_guided(job.config)
     job.run("align" if guided else "prepare")

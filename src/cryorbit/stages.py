@@ -42,7 +42,8 @@ from cryorbit.progress import Observer
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 
 if TYPE_CHECKING:
-    from cryorbit.training.guidance import AlignedSet, Guide
+    from cryorbit.training.aligned import AlignedSet
+    from cryorbit.training.guidance import Guide
 
 STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
 # A guided training learns from the alignment; else the alignment starts from the latent space.
@@ -175,7 +176,7 @@ class Job:
 
     def aligned_set(self) -> AlignedSet | None:
         """What the alignment leaves for a training; None where it knows no angle."""
-        from cryorbit.training.guidance import AlignedSet, KnownPoses
+        from cryorbit.training.aligned import AlignedSet, KnownPoses
 
         facts = self.folder.manifest["alignment"]
         if not facts["identifiable"]:

@@ -7,7 +7,7 @@ import torch
 
 from cryorbit import make_config
 from cryorbit.model.decoder import Decoder
-from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, ProjectionEncoder
+from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, ProjectionEncoder, RingStatistics
 from cryorbit.model.vaegan import build_networks
 
 BOX = 16
@@ -90,10 +90,49 @@ def test_a_saved_state_draws_the_same():
     assert loaded.coordinates(images).abs().max() > 0
 
 
+def rings_of(images):
+    rings = RingStatistics(images.shape[-1])
+    rings.fit(images)
+    return rings
+
+
+def noise(n, box, seed=0):
+    return torch.randn(n, 1, box, box, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("box", [15, 16, 64, 70])
+def test_rings_have_brightness_and_power_in_units_of_their_spread(box):
+    images = 1.0 + 2.0 * noise(500, box)
+    numbers = rings_of(images)(images)
+    assert numbers.shape == (500, RingStatistics(box).n_numbers)
+    torch.testing.assert_close(numbers.mean(dim=0), torch.zeros(numbers.shape[1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(numbers.std(dim=0), torch.ones(numbers.shape[1]), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("box", [32, 64])
+def test_a_turn_hardly_changes_the_rings_but_a_neighbour_does(box):
+    images = noise(300, box)
+    rings = rings_of(images)
+    turned = images.rot90(1, (2, 3))
+    torch.testing.assert_close(rings(turned), rings(images), atol=1e-2, rtol=0)
+    crowded = images.clone()
+    crowded[:, :, : box // 6, box // 3 : 2 * box // 3] += 2.0
+    change = (rings(crowded) - rings(images)).mean(dim=0).view(4, -1)
+    assert (change[:, 0].abs() < 1e-3).all()  # the middle is untouched
+    assert (change[:, -1] > 1).all()  # and at the rim no single number is like before
+
+
+def test_rings_of_one_image_are_finite():
+    images = noise(1, BOX)
+    assert rings_of(images)(images).isfinite().all()
+    assert rings_of(torch.zeros(3, 1, BOX, BOX))(images).isfinite().all()
+
+
 def test_half_precision_around_them_changes_nothing():
     torch.manual_seed(0)
     images = of_rank(6)
-    encoder, decoder = (part(fitted(images, 12), 4, 32, 2) for part in (ProjectionEncoder, ProjectionDecoder))
+    encoder = ProjectionEncoder(fitted(images, 12), rings_of(images), 4, 32, 2)
+    decoder = ProjectionDecoder(fitted(images, 12), 4, 32, 2)
     full = encoder(images)
     drawn = decoder(full.mean)
     with torch.autocast("cpu", dtype=torch.bfloat16):

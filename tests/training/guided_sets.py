@@ -12,11 +12,12 @@ from cryorbit.config import PreprocessingConfig
 from cryorbit.io.mrc import ImageStack
 from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import build_cache
+from cryorbit.preprocessing.normalise import IntensityScale, standardise
 from cryorbit.preprocessing.resample import fourier_crop
 from cryorbit.simulation import make_simulation_config, phantom_projection
 from cryorbit.simulation.rendering import clean_image, make_renderer, turned_image
 from cryorbit.simulation.truth import TruthTable
-from cryorbit.training.guidance import AlignedSet, KnownPoses
+from cryorbit.training.aligned import AlignedSet, KnownPoses
 
 from ..io.conftest import write_stack
 
@@ -25,6 +26,8 @@ BOX, PIXEL_A, SMALL = 96, 3.6, 24
 CONFIG = make_simulation_config(
     "demo", {"box": BOX, "pixel_size_A": PIXEL_A, "particle_diameter_A": 270.0, "outliers": 0.0, "snr": 0.0}
 )
+# Of the particle, as a part of the box.
+RADIUS_OF_BOX = 0.5 * 270.0 / (BOX * PIXEL_A)
 RENDERER = make_renderer(phantom_projection(), CONFIG)
 
 
@@ -65,6 +68,11 @@ class HeldImages:
 
     images: torch.Tensor
 
+    @classmethod
+    def standardised(cls, images):
+        """Images to which is done what a cache does."""
+        return cls(standardise(images, RADIUS_OF_BOX * images.shape[-1], IntensityScale(False, 1.0, 1)))
+
     def __len__(self):
         return len(self.images)
 
@@ -74,7 +82,11 @@ class HeldImages:
 
     @property
     def info(self):
-        return SimpleNamespace(pixel_size_A=PIXEL_A * BOX / self.box_size)
+        return SimpleNamespace(
+            pixel_size_A=PIXEL_A * BOX / self.box_size,
+            particle_radius_px=RADIUS_OF_BOX * self.box_size,
+            noise_free=False,
+        )
 
     def read(self, rows):
         return self.images[torch.from_numpy(np.asarray(rows))]

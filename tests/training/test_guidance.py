@@ -16,9 +16,12 @@ from cryorbit.estimation.lesson import Lesson
 from cryorbit.estimation.orientation import cone_angle
 from cryorbit.latent.embed import embed
 from cryorbit.model.cone import Cone
+from cryorbit.preprocessing.normalise import disc_mask
 from cryorbit.preprocessing.resample import rotate
+from cryorbit.training.aligned import AlignedSet
 from cryorbit.training.checkpoint import BEST, LAST, load_checkpoint
-from cryorbit.training.guidance import JUNK_SHARE, AlignedSet, Guide, ImageSampler
+from cryorbit.training.drawing import ImageSampler, moved
+from cryorbit.training.guidance import JUNK_SHARE, Guide
 from cryorbit.training.loop import train
 from cryorbit.training.metrics import read_metrics
 from cryorbit.training.trainer import Trainer, split_rows
@@ -115,28 +118,70 @@ def test_the_size_of_the_average_does_not_matter(sampler, poses, clean, size):
     # What a small average has of the corners of its Fourier transform leaves it when it turns.
     finest = min(size, SMALL) // 2 - 2
     one, two = (low_passed(which.clean(psi, defocus, shift), finest) for which in (sampler, other))
-    torch.testing.assert_close(one, two, rtol=0, atol=0.05 * float(one.abs().max()))
+    torch.testing.assert_close(one, two, rtol=0, atol=0.08 * float(one.abs().max()))
     assert correlation(one, two).min() > 0.995
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("fall_px", [0.0, 6.0])
-def test_amplitude_and_noise_are_those_of_the_set(poses, clean, seed, fall_px):
-    strength, n = 1.7, len(clean)
+def test_drawn_images_have_the_strength_and_the_noise_of_the_set(poses, clean, seed, fall_px):
+    n = len(clean)
     noise = 2 * float(clean.std()) * coloured(n, SMALL, seed, fall_px)
-    sampler = ImageSampler(HeldImages(strength * clean + noise), aligned(poses), seed)
-    assert np.isclose(sampler.amplitude, strength, rtol=0.1)
+    held = HeldImages.standardised(clean + noise)
+    sampler = ImageSampler(held, aligned(poses), seed)
     torch.manual_seed(seed)
-    both = sampler.draw(n)
-    torch.manual_seed(seed)
-    drawn = both.images - sampler.draw(n, noise=False).images
-    measured, true = ring_powers(drawn), ring_powers(noise)
-    # Two samples of a power, each over n images and half of the ring's pixels; the average leaves a little signal.
-    error = 5 * np.sqrt(2) * torch.sqrt(2 / (n * torch.bincount(ring_of_pixels(SMALL)).float())) + 0.02
-    assert ((measured / true - 1).abs() < error).all()
-    assert np.isclose(sampler.noise_variance, float(noise.var()), rtol=0.05)
+    drawn, true = sampler.draw(n).images, held.images
+    outside = disc_mask(SMALL, sampler.particle_radius_px) == 0
+    assert drawn[:, outside].mean(dim=1).abs().max() < 1e-3
+    torch.testing.assert_close(drawn[:, outside].std(dim=1), torch.ones(n), rtol=1e-3, atol=0)
+    # Two samples of a power, each over n images and half of the ring's pixels; particles differ by more than noise.
+    error = 5 * np.sqrt(2) * torch.sqrt(2 / (n * torch.bincount(ring_of_pixels(SMALL)).float())) + 0.05
+    ratio = ring_powers(drawn) / ring_powers(true)
+    assert ((ratio - 1).abs()[: SMALL // 2] < error[: SMALL // 2]).all()
+    assert np.isclose(sampler.noise_variance, float((true - images_of(sampler, poses)).var()), rtol=0.05)
     if fall_px:
-        assert measured[1] > 2 * measured[SMALL // 2 - 1]
+        assert sampler.noise_amplitude[0, 1] > 1.4 * sampler.noise_amplitude[0, SMALL // 2 - 1]
+
+
+def images_of(sampler, poses):
+    return sampler.clean(*as_tensors(poses))
+
+
+def test_what_an_alignment_knows_badly_of_its_average_is_measured(poses, clean):
+    # Rings too strong or too weak, as the lowest ones are, which hardly pass the transfer function.
+    size = 2 * SMALL
+    wrong = torch.linspace(2.0, 0.6, size)[torch.clamp(ring_of_pixels(size).view(size, size), max=size - 1)]
+    average = np.fft.ifft2(np.fft.fft2(true_average(size)) * wrong.numpy()).real
+    held = HeldImages(clean)
+    one, other = (ImageSampler(held, aligned(poses, average=image), seed=0) for image in (None, average))
+    right, mended = images_of(one, poses), images_of(other, poses)
+    assert float((mended - right).square().mean()) < 0.01 * float(right.square().mean())
+    # The simulator's own images have that strength too.
+    assert np.allclose(one.gain[1 : SMALL // 2 - 1], 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("pedestal", [0.0, 0.3])
+def test_what_surrounds_the_particles_is_drawn_with_them(poses, clean, pedestal):
+    # A bright ring around every particle, stronger at high defocus, that no average of a small mask has.
+    offset = torch.arange(float(SMALL)) - SMALL // 2
+    around = ((torch.hypot(offset[:, None], offset[None, :]) - 8).abs() < 1.5).float() * float(clean.abs().max())
+    strength = pedestal * torch.from_numpy(poses.defocus_um).float()[:, None, None]
+    held = HeldImages(clean + strength * around)
+    sampler = ImageSampler(held, aligned(poses), seed=0)
+    miss = float((images_of(sampler, poses) - held.images).square().mean() / held.images.var())
+    assert miss < 0.03
+
+
+def test_a_loss_of_ignorance_rewards_knowing_nothing():
+    from cryorbit.model.encoder import LatentPosterior
+    from cryorbit.model.losses import pose_ignorance
+
+    nothing, something = (LatentPosterior(torch.full((4, 5), m), torch.full((4, 5), v)) for m, v in ((0, 0), (1, -4)))
+    weight = torch.tensor([1.0, 0.5, 0.0, 0.0])
+    assert float(pose_ignorance(nothing, weight)) == 0.0
+    # 1/2 (m^2 + s^2 - 1 - log s^2) for each of the three axes that are told.
+    assert np.isclose(float(pose_ignorance(something, weight)), 1.5 * (1 + math.exp(-4) - 1 + 4))
+    assert float(pose_ignorance(something, torch.zeros(4))) == 0.0
 
 
 def test_junk_has_no_part_in_what_is_drawn(poses, clean):
@@ -150,8 +195,8 @@ def test_junk_has_no_part_in_what_is_drawn(poses, clean):
     images = torch.cat([clean, 1e3 * torch.randn(100, SMALL, SMALL)])
     one, other = (ImageSampler(HeldImages(i), aligned(p), seed=0) for i, p in ((clean, poses), (images, more)))
     assert len(images) == n + 100
-    assert (one.amplitude, one.low_um, one.high_um, one.shift_std_px) == (
-        other.amplitude, other.low_um, other.high_um, other.shift_std_px,
+    assert (one.gain.tolist(), one.low_um, one.high_um, one.shift_std_px) == (
+        other.gain.tolist(), other.low_um, other.high_um, other.shift_std_px,
     )  # fmt: skip
     assert torch.equal(one.noise_amplitude, other.noise_amplitude)
 
@@ -176,8 +221,8 @@ def test_drawn_images_show_what_is_said_of_them(sampler):
     still = copy.copy(sampler)
     still.shift_std_px = 0.0
     shown = still.draw(40, noise=False)
-    expected = sampler.amplitude * sampler.clean(shown.psi_rad, shown.defocus_um, torch.zeros(40, 2))
-    torch.testing.assert_close(shown.images, expected)
+    expected = sampler.clean(shown.psi_rad, shown.defocus_um, torch.zeros(40, 2))
+    assert correlation(shown.images, expected).min() > 0.9999
 
 
 def test_an_aligned_set_is_read_as_it_was_written(poses, tmp_path):
@@ -209,24 +254,59 @@ def test_the_target_turns_with_the_image(sampler, poses, order):
 
 def test_drawn_junk_is_no_particle(sampler):
     torch.manual_seed(3)
-    empty, far_off, broken, pair = (part.square().sum(dim=(1, 2)) for part in sampler.draw_junk(800, False).split(200))
-    whole = sampler.draw(800, noise=False).images.square().sum(dim=(1, 2)).mean()
+    empty, far_off, broken, pair, _ = (part.var(dim=(1, 2)) for part in sampler.draw_junk(1000, noise=False).split(200))
+    whole = sampler.draw(1000, noise=False).images.var(dim=(1, 2)).mean()
     assert float(empty.max()) == 0.0
-    # Moved round the box, a particle keeps its power; cut near its centre it loses much; two have twice as much.
-    assert 0.9 < float(far_off.mean() / whole) < 1.1
-    assert float(broken.mean() / whole) < 0.75
-    assert 1.6 < float(pair.mean() / whole) < 2.4
+    # A part of a particle far off is lost; one cut near its centre loses much; a neighbour adds what is in the box.
+    assert 0.5 < float(far_off.mean() / whole) < 1.2
+    assert float(broken.mean() / whole) < 0.8
+    assert 1.1 < float(pair.mean() / whole) < 2.2
+
+
+def test_junk_has_a_defocus_that_the_set_does_not_have(sampler):
+    torch.manual_seed(5)
+    still = copy.copy(sampler)
+    still.shift_std_px = 0.0
+    turns = torch.arange(0.0, 2 * math.pi, math.pi / 60)
+    inside = torch.cat([
+        sampler.clean(turns, torch.full_like(turns, float(defocus)), torch.zeros(len(turns), 2))
+        for defocus in np.linspace(sampler.low_um, sampler.high_um, 40)
+    ])  # fmt: skip
+    beyond = still.draw_junk(200, noise=False)[-40:]
+    fit = [
+        torch.stack([correlation(image.expand_as(inside), inside).max() for image in images]).median()
+        for images in (still.draw(40, noise=False).images, beyond)
+    ]
+    assert 1 - fit[1] > 2 * (1 - fit[0])
+
+
+@pytest.mark.parametrize("far", [30.0, 1000.0])
+def test_what_is_moved_out_of_the_box_does_not_come_in_again(clean, far):
+    by = torch.tensor([[far, 0.0], [0.0, -far], [far, far], [0.0, 0.0]])
+    out = moved(clean[:4], by)
+    assert float(out[:3].abs().max()) < 0.02 * float(clean[:4].abs().max())
+    middle = slice(SMALL // 4, -SMALL // 4)
+    torch.testing.assert_close(out[3][middle, middle], clean[3][middle, middle], rtol=0, atol=1e-5)
+    # Half a box to the right: what was in the middle lies at the edge.
+    half = moved(clean[:1], torch.tensor([[SMALL / 2.0, 0.0]]))[0]
+    torch.testing.assert_close(half[middle, -1], clean[0][middle, SMALL // 2 - 1], rtol=0, atol=1e-4)
+
+
+def test_defoci_are_drawn_from_the_bulk_of_those_found(poses, clean):
+    few = dataclasses.replace(poses, defocus_um=np.where(np.arange(len(clean)) < 10, 6.0, poses.defocus_um))
+    one, other = (ImageSampler(HeldImages(clean), aligned(which), seed=0) for which in (poses, few))
+    assert abs(other.high_um - one.high_um) < 0.1
+    assert abs(other.low_um - one.low_um) < 0.1
 
 
 def test_a_share_of_what_is_drawn_is_junk_without_a_place(poses, sampler):
     torch.manual_seed(4)
     guide = Guide(poses, sampler, Cone(sampler.low_um, sampler.high_um))
-    images, points = guide.draw(1000)
-    assert len(images) == len(points) == 1000
-    on_cone = (points[:, :2].norm(dim=1) - points[:, 2]).abs() < 1e-5
-    assert int(on_cone.sum()) == 1000 - round(JUNK_SHARE * 1000)
-    anywhere = points[~on_cone]
-    assert torch.allclose(anywhere.mean(dim=0), torch.zeros(3), atol=5 / math.sqrt(len(anywhere)))
+    images, points, is_particle = guide.draw(1000)
+    assert len(images) == len(points) == len(is_particle) == 1000
+    on_cone = ((points[:, :2].norm(dim=1) - points[:, 2]).abs() < 1e-5) & (points[:, 2] > 0)
+    assert torch.equal(on_cone, is_particle == 1)
+    assert int((is_particle == 0).sum()) == round(JUNK_SHARE * 1000)
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,12 @@ def gaussian_reconstruction(
 
 def kl_to_standard_normal(posterior: LatentPosterior) -> Float[Tensor, ""]:
     """Kullback-Leibler divergence of each posterior from N(0, I), summed over the latent axes."""
-    mean, log_variance = posterior.mean, posterior.log_variance
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()
+    return _kl_by_axis(posterior).sum(dim=1).mean()
+
+
+def _kl_by_axis(posterior: LatentPosterior) -> Float[Tensor, "batch latent"]:
+    mean, log_variance = posterior
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
 def cone(latent: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
@@ -134,6 +138,23 @@ def pose_surprise(
     mean, log_variance = (values[:, :POSE_AXES].float() for values in posterior)
     surprise = 0.5 * ((mean - target).square() * torch.exp(-log_variance) + log_variance)
     return (weight * surprise.sum(dim=1)).sum() / weight.sum().clamp(min=1.0)
+
+
+def pose_ignorance(posterior: LatentPosterior, weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """What the posterior pretends to know of an image that has no place on the cone: its divergence from N(0, I).
+
+    Averaged over the images by their weight. Where such an image cannot be told from a particle, this hardly widens
+    the posterior; the surprise at a place drawn from the prior would, as one far miss among a thousand does.
+
+    Parameters
+    ----------
+    posterior
+        Of the images; its first three axes count.
+    weight
+        Of each image, 0 to 1.
+    """
+    divergence = _kl_by_axis(LatentPosterior(*(values[:, :POSE_AXES].float() for values in posterior)))
+    return (weight * divergence.sum(dim=1)).sum() / weight.sum().clamp(min=1.0)
 
 
 def generator_adversarial(log_odds_fake: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

@@ -21,6 +21,10 @@ from cryorbit.model.encoder import LOG_VARIANCE_RANGE, LatentPosterior
 OVERSAMPLING, POWER_ITERATIONS = 20, 3
 # Coordinates weaker than this share of the strongest one's variance carry rounding errors only.
 SMALLEST_SHARE = 1e-8
+# Rings of an image, and the width of the coarse one whose pixels have little noise.
+N_RINGS, COARSE_BOX = 8, 16
+# Of a standardised image, whose background has a power of 1.
+SMALLEST_POWER = 1e-3
 
 
 class PrincipalImages(nn.Module):
@@ -81,35 +85,103 @@ class PrincipalImages(nn.Module):
         return ((coordinates * self.scale) @ self.images).view(-1, 1, self.box_size, self.box_size)
 
 
+class RingStatistics(nn.Module):
+    """Brightness and power of an image by distance from its centre, in units of their spread; zero until :meth:`fit`.
+
+    What is wrong with an image is often in none of its principal images: a neighbour at the rim, or a background that
+    it brightened, by which the particle was dimmed. No turn changes these numbers much.
+
+    Parameters
+    ----------
+    box_size
+        Width of the square images in pixels.
+
+    Attributes
+    ----------
+    centre, spread
+        Of each number, shape (n,).
+    """
+
+    centre: Tensor
+    spread: Tensor
+    rings: Tensor
+    coarse_rings: Tensor
+
+    def __init__(self, box_size: int) -> None:
+        super().__init__()
+        self.coarser = max(1, box_size // COARSE_BOX)
+        self.register_buffer("rings", _ring_means(box_size), persistent=False)
+        self.register_buffer("coarse_rings", _ring_means(box_size // self.coarser), persistent=False)
+        n = 2 * (self.rings.shape[1] + self.coarse_rings.shape[1])
+        self.register_buffer("centre", torch.zeros(n))
+        self.register_buffer("spread", torch.ones(n))
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers there are."""
+        return len(self.centre)
+
+    @torch.no_grad()
+    def fit(self, images: Float[Tensor, "n 1 h w"]) -> None:
+        """Take centre and spread from images as the encoder will see them, with their noise."""
+        numbers = self._numbers(images)
+        self.centre.copy_(numbers.mean(dim=0))
+        self.spread.copy_(numbers.std(dim=0, correction=0).clamp(min=1e-6))
+
+    def _numbers(self, images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n numbers"]:
+        fine = images.float()
+        coarse = nn.functional.avg_pool2d(fine, self.coarser)
+        parts = []
+        for flat, rings in ((fine.flatten(1), self.rings), (coarse.flatten(1), self.coarse_rings)):
+            parts += [flat @ rings, torch.log(flat.square() @ rings + SMALLEST_POWER)]
+        return torch.cat(parts, dim=1)
+
+    def forward(self, images: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n numbers"]:
+        """The numbers of each image."""
+        numbers: Tensor = (self._numbers(images) - self.centre) / self.spread
+        return numbers
+
+
+def _ring_means(box_size: int) -> Float[Tensor, "pixels rings"]:
+    """Weights that average the pixels of each ring of the inscribed disc."""
+    offset = torch.arange(box_size) - 0.5 * (box_size - 1)
+    distance = torch.hypot(offset[:, None], offset[None, :]).flatten() / (0.5 * box_size)
+    ring = (distance * N_RINGS).long()
+    member = (ring[:, None] == torch.arange(N_RINGS)).float()
+    return member / member.sum(dim=0).clamp(min=1.0)
+
+
 def perceptron(widths: list[int]) -> nn.Sequential:
     """Linear layers, a GELU after each."""
     return nn.Sequential(*(module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.GELU())))
 
 
 class ProjectionEncoder(nn.Module):
-    """A perceptron with two linear heads on the coordinates of an image.
+    """A perceptron with two linear heads on the coordinates of an image and the statistics of its rings.
 
     Parameters
     ----------
-    principal
-        The principal images.
+    principal, rings
+        What is looked at.
     latent_dim
         Dimension of the latent space.
     width, layers
         Of the perceptron.
     """
 
-    def __init__(self, principal: PrincipalImages, latent_dim: int, width: int, layers: int) -> None:
+    def __init__(
+        self, principal: PrincipalImages, rings: RingStatistics, latent_dim: int, width: int, layers: int
+    ) -> None:
         super().__init__()
-        self.principal = principal
-        self.features = perceptron([len(principal.scale), *[width] * layers])
+        self.principal, self.rings = principal, rings
+        self.features = perceptron([len(principal.scale) + rings.n_numbers, *[width] * layers])
         self.mean = nn.Linear(width, latent_dim)
         self.log_variance = nn.Linear(width, latent_dim)
 
     def forward(self, images: Float[Tensor, "batch 1 h w"]) -> LatentPosterior:
         """Posterior of each image; in full precision, since an angle is a small difference of large coordinates."""
         with torch.autocast(images.device.type, enabled=False):
-            features = self.features(self.principal.coordinates(images))
+            features = self.features(torch.cat([self.principal.coordinates(images), self.rings(images)], dim=1))
             return LatentPosterior(
                 mean=self.mean(features), log_variance=self.log_variance(features).clamp(*LOG_VARIANCE_RANGE)
             )
@@ -118,7 +190,7 @@ class ProjectionEncoder(nn.Module):
 class ProjectionDecoder(nn.Module):
     """A perceptron that gives the coordinates of an image; it has no scale head.
 
-    Parameters are those of :class:`ProjectionEncoder`.
+    Parameters are those of :class:`ProjectionEncoder`, without the rings.
     """
 
     def __init__(self, principal: PrincipalImages, latent_dim: int, width: int, layers: int) -> None:

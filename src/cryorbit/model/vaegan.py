@@ -13,7 +13,7 @@ from cryorbit.model.decoder import Decoder, Reconstruction
 from cryorbit.model.discriminator import Discriminator
 from cryorbit.model.encoder import Encoder, LatentPosterior
 from cryorbit.model.losses import bernoulli_reconstruction, gaussian_reconstruction
-from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, ProjectionEncoder
+from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, ProjectionEncoder, RingStatistics
 from cryorbit.preprocessing.normalise import disc_mask, scale_to_unit_range
 
 Likelihood = Literal["bernoulli", "gaussian"]
@@ -66,10 +66,12 @@ class Autoencoder(nn.Module):
         self.encoder: Encoder | ProjectionEncoder
         self.decoder: Decoder | ProjectionDecoder
         self.principal: PrincipalImages | None = None
+        self.rings: RingStatistics | None = None
         if config.architecture == "projection":
-            self.principal = PrincipalImages(box_size, config.principal_images)
-            hidden = (self.principal, config.latent_dim, config.hidden_width, config.hidden_layers)
-            self.encoder, self.decoder = ProjectionEncoder(*hidden), ProjectionDecoder(*hidden)
+            self.principal, self.rings = PrincipalImages(box_size, config.principal_images), RingStatistics(box_size)
+            hidden = (config.latent_dim, config.hidden_width, config.hidden_layers)
+            self.encoder = ProjectionEncoder(self.principal, self.rings, *hidden)
+            self.decoder = ProjectionDecoder(self.principal, *hidden)
         else:
             shape = (box_size, config.latent_dim, config.base_width, config.n_blocks)
             self.encoder, self.decoder = Encoder(*shape), Decoder(*shape, scale_head=config.scale_head)

@@ -15,7 +15,8 @@ from typing import Any
 from cryorbit.config import ModelConfig, RunConfig
 from cryorbit.model.losses import LossWeights
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.training.guidance import GUIDE_FILE, AlignedSet, Guide
+from cryorbit.training.aligned import GUIDE_FILE, AlignedSet
+from cryorbit.training.guidance import Guide
 from cryorbit.training.loop import train_by_epochs
 from cryorbit.training.metrics import read_metrics
 

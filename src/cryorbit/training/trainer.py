@@ -42,6 +42,8 @@ MIN_VALIDATION = 1
 PRINCIPAL_SAMPLE = 6000
 # And of junk along with them, a quarter as many: what is not seen cannot be told from a particle.
 PRINCIPAL_JUNK = 0.25
+# What the encoder pretends to know of junk counts this many times: a particle's surprise has no bound, this has.
+IGNORANCE = 4.0
 
 
 def choose_precision(requested: str, accelerator: str) -> Any:
@@ -116,19 +118,24 @@ class Trainer:
     @torch.no_grad()
     def _set_principal_images(self) -> None:
         """Give projections what they project on: principal images of drawn images, or of turned ones."""
-        principal = self.raw_autoencoder.principal
-        if principal is None:
+        principal, rings = self.raw_autoencoder.principal, self.raw_autoencoder.rings
+        if principal is None or rings is None:
             return
         noise_variance = 0.0
         if self.guide is not None:
+            n_junk = round(PRINCIPAL_JUNK * PRINCIPAL_SAMPLE)
             sampler = self.guide.sampler
-            junk = sampler.draw_junk(round(PRINCIPAL_JUNK * PRINCIPAL_SAMPLE), noise=False)
-            images = torch.cat([sampler.draw(PRINCIPAL_SAMPLE, noise=False).images, junk])
-            noise_variance = self.guide.sampler.noise_variance
+            images, noisy = (
+                torch.cat([sampler.draw(PRINCIPAL_SAMPLE, noise).images, sampler.draw_junk(n_junk, noise)])
+                for noise in (False, True)
+            )
+            noise_variance = sampler.noise_variance
         else:
             draw = np.random.default_rng(self.config.seed)
             images = turn_at_random(self.cache.read(draw.choice(self.training_rows, PRINCIPAL_SAMPLE))).images
+            noisy = images
         principal.fit(self.raw_autoencoder.target(images), noise_variance)
+        rings.fit(self.raw_autoencoder.target(noisy))
 
     # -- state -------------------------------------------------------------------------------------------------
 
@@ -211,9 +218,11 @@ class Trainer:
         n_drawn = round(self.config.training.drawn_per_image * len(batch.rows)) if drawn else 0
         if n_drawn == 0:
             return loss
-        images, target = map(self.fabric.to_device, self.guide.draw(n_drawn))
+        images, target, is_particle = map(self.fabric.to_device, self.guide.draw(n_drawn))
         posterior = self.autoencoder.encode(images)
-        of_drawn = losses.pose_surprise(posterior, target, torch.ones(n_drawn, device=target.device))
+        surprise = losses.pose_surprise(posterior, target, is_particle)
+        ignorance = IGNORANCE * losses.pose_ignorance(posterior, 1.0 - is_particle)
+        of_drawn = is_particle.mean() * surprise + (1.0 - is_particle.mean()) * ignorance
         return (len(batch.rows) * loss + n_drawn * of_drawn) / (len(batch.rows) + n_drawn)
 
     def loss_terms(self, output: AutoencoderOutput, pose: Float[Tensor, ""]) -> LossTerms:
