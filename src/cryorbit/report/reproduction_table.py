@@ -1,0 +1,129 @@
+"""The paper's Table 1 with our numbers: one row for each set, way of reading and choice of particles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryorbit.conventions import FloatArray
+from cryorbit.estimation.evaluation import roc
+from cryorbit.estimation.outliers import DETECTORS, find_outliers
+from cryorbit.report.comparison import evaluate_reading
+from cryorbit.report.paper import TABLE_1, PaperRow
+from cryorbit.report.reproduction_record import TEACHER, ReproducedSet
+from cryorbit.report.wording import NOTHING
+
+READINGS = {"latent_": "latent orbits", "plane_": "paper's PCA formula", TEACHER: "alignment (the teacher)"}
+ALL, HELD_OUT = "all", "held out"
+ORDER = ("simulated", "view_93", "view_39", "view_30")
+
+
+def table_rows(sets: Sequence[ReproducedSet], seed: int) -> pd.DataFrame:
+    """All numbers, a row for each set, reading and choice of particles; areas stand in the rows of the latent orbits.
+
+    ``auc_z_*`` are the areas under the ROC curves against the Z-score, ``auc_true_*`` against the truth;
+    ``auc_z_isolation_forest_points`` has the forest look at the latent points themselves, as the paper's does, and
+    ``auc_z_truth`` is what a detector that knows the truth would reach against the Z-score.
+    """
+    rows = []
+    for one in sorted(sets, key=lambda item: ORDER.index(item.name)):
+        points = find_outliers(one.latent("z"), "isolation_forest", seed).score if one.z_score is not None else None
+        for particles, chosen in ((ALL, np.ones(len(one.run), dtype=bool)), (HELD_OUT, one.held_out)):
+            some = one.rows(chosen)
+            for prefix, reading in READINGS.items():
+                if f"{prefix}psi_deg" not in one.run.estimates:
+                    continue
+                found = evaluate_reading(some.run, some.truth, prefix)
+                rows.append({
+                    "set": one.name, "title": one.title, "particles": particles, "reading": reading,
+                    "images": found.particles, "good_images": found.inliers,
+                    "angle_rmse_weighted_deg": found.angle_rmse_weighted_deg, "angle_rmse_deg": found.angle_rmse_deg,
+                    "angle_median_deg": found.angle_median_deg, "defocus_rmse_um": found.defocus_rmse_um,
+                    "defocus_rmse_weighted_um": found.defocus_rmse_weighted_um,
+                    "isotropy_order": some.run.isotropy_order,
+                    **(_areas(some, None if points is None else points[chosen]) if prefix == "latent_" else {}),
+                    **_paper(TABLE_1[one.name]),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _areas(some: ReproducedSet, points: FloatArray | None) -> dict[str, float | None]:
+    """Areas under the ROC curves of a set with junk."""
+    beyond = some.beyond_z
+    if beyond is None or points is None:
+        return {}
+    scores = {name: some.run.column(name) for name in DETECTORS}
+    areas = {f"auc_z_{name}": _auc(score, beyond) for name, score in scores.items()}
+    areas |= {f"auc_true_{name}": _auc(score, some.is_junk) for name, score in scores.items()}
+    areas["auc_z_isolation_forest_points"] = _auc(points, beyond)
+    areas["auc_z_truth"] = _auc(some.is_junk.astype(np.float64), beyond)
+    return areas
+
+
+def _auc(score: FloatArray, label: NDArray[np.bool_]) -> float | None:
+    return roc(score, label).auc if label.any() and not label.all() and np.isfinite(score).all() else None
+
+
+def _paper(row: PaperRow) -> dict[str, float | None]:
+    return {"paper_auc": row.auc, "paper_angle_deg": row.angle_deg, "paper_defocus_um": row.defocus_um}
+
+
+HEAD = (
+    "Set", "AUC, ours", "AUC, paper", "Angle (degrees), latent orbits", "the same, held out",
+    "Angle, paper's formula on our latent space", "Angle, paper", "Defocus (µm), latent orbits", "the same, held out",
+    "Defocus, paper's formula on our latent space", "Defocus, paper",
+)  # fmt: skip
+
+
+def shown_rows(table: pd.DataFrame) -> list[list[str]]:
+    """The rows of the paper's table with ours beside them, as text, in the columns of :data:`HEAD`."""
+    shown = []
+    for _, of_set in table.groupby("set", sort=False):
+        cell = {(row["particles"], row["reading"]): row for _, row in of_set.iterrows()}
+        ours, held_out = cell[ALL, READINGS["latent_"]], cell[HELD_OUT, READINGS["latent_"]]
+        plane = cell[ALL, READINGS["plane_"]]
+        angle, defocus = "angle_rmse_weighted_deg", "defocus_rmse_um"
+        shown.append([
+            str(ours["title"]), number(ours.get("auc_z_isolation_forest")), number(ours["paper_auc"]),
+            number(ours[angle]), number(held_out[angle]), number(plane[angle]), number(ours["paper_angle_deg"]),
+            number(ours[defocus]), number(held_out[defocus]), number(plane[defocus]), number(ours["paper_defocus_um"]),
+        ])  # fmt: skip
+    return shown
+
+
+AREA_HEAD = ("Set", "Detector", "against |Z| > 2", "against the truth")
+AREA_NAMES = {
+    "isolation_forest": "isolation forest, orbit features",
+    "robust_covariance": "robust covariance, orbit features",
+    "local_outlier_factor": "local outlier factor, orbit features",
+    "isolation_forest_points": "isolation forest, latent points (as in the paper)",
+    "truth": "one that knows the truth",
+}
+
+
+def area_rows(table: pd.DataFrame) -> list[list[str]]:
+    """Areas under the ROC curves of all detectors over all particles, as text, in the columns of :data:`AREA_HEAD`."""
+    if "auc_z_truth" not in table:
+        return []
+    ours = table[(table["particles"] == ALL) & table["auc_z_truth"].notna()]
+    return [
+        [str(row["title"]), label, number(row.get(f"auc_z_{name}")), number(row.get(f"auc_true_{name}"))]
+        for _, row in ours.iterrows()
+        for name, label in AREA_NAMES.items()
+    ]
+
+
+def number(value: object) -> str:
+    """Two decimals, as the paper has them, or three below 0.1."""
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        return NOTHING
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
