@@ -74,32 +74,36 @@ def reconstructions(sets: Sets, seed: int) -> Reproduced | LeftOut:  # noqa: ARG
     shown = [sets[key] for key in (SIMULATED, "view_93") if key in sets and sets[key].run.previews]
     if not shown:
         return missing(name, "simulated or view 93")
-    lines = [(one, row, chosen_epochs(one)) for one in shown for row in _particles_shown(one)]
-    columns = 1 + max(len(epochs) for _, _, epochs in lines)
-    figure = new_figure(1.75 * columns + 0.6, 1.85 * len(lines) + 0.3)
-    panels = figure.subplots(len(lines), columns, squeeze=False)
+    columns = 1 + max(len(chosen_epochs(one)) for one in shown)
+    figure = new_figure(1.8 * columns + 0.4, 4.4 * len(shown))
     tables = []
-    for line, (one, row, epochs) in enumerate(lines):
-        for axes in panels[line]:
-            axes.set_axis_off()
-        last = epochs[-1]
-        drawn_range = middle_range(last.drawn.ravel(), 0.5)
-        _image(panels[line, 0], last.images[row], middle_range(last.images[row].ravel(), 0.5))
-        panels[line, 0].set_title("particle" if one.is_simulated else f"{one.short}-like\nparticle", fontsize=9)
-        tables.append(_pixels(last.images[row], set=one.name, particle=row, epoch=0))
-        for column, preview in enumerate(epochs, start=1):
-            _image(panels[line, column], preview.drawn[row], drawn_range)
-            panels[line, column].set_title(f"epoch {preview.epoch}", fontsize=9)
-            tables.append(_pixels(preview.drawn[row], set=one.name, particle=row, epoch=preview.epoch))
+    for part, one in zip(figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
+        part.suptitle(one.title, fontsize=10)
+        rows = _particles_shown(one)
+        for panels, row in zip(part.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+            tables += _particle_and_drawings(list(panels), one, row)
     caption = (
-        f"Two held-out particles of each set, and what the decoder draws of them. {_named(shown)} "
-        "Each particle has a grey scale of its own, the drawings of a set share one. In the CSV file, epoch 0 is the "
-        "particle itself."
+        f"Two held-out particles of each set, and what the decoder draws of them. {_named(shown)} Every picture has a "
+        "grey scale of its own. In the CSV file, epoch 0 is the particle itself."
     )
     return Reproduced(
         Plot(name, FIGURES[name].title, figure, caption, "Particles and their reconstructions at several epochs."),
         pd.concat(tables, ignore_index=True),
     )
+
+
+def _particle_and_drawings(panels: list[Axes], one: ReproducedSet, row: int) -> list[pd.DataFrame]:
+    """One line of the figure, and its pixels."""
+    epochs = chosen_epochs(one)
+    for axes in panels:
+        axes.set_axis_off()
+    pictures = [(0, "particle", epochs[-1].images[row])]
+    pictures += [(preview.epoch, f"epoch {preview.epoch}", preview.drawn[row]) for preview in epochs]
+    for axes, (_, title, image) in zip(panels, pictures, strict=False):
+        low, high = middle_range(image.ravel(), 0.5)
+        axes.imshow(image, cmap="gray", vmin=low, vmax=high)
+        axes.set_title(title, fontsize=9)
+    return [_pixels(image, set=one.name, particle=row, epoch=epoch) for epoch, _, image in pictures]
 
 
 def chosen_epochs(one: ReproducedSet) -> list[Preview]:
@@ -116,10 +120,6 @@ def _particles_shown(one: ReproducedSet) -> list[int]:
     junk = one.is_junk[last.rows] if len(last.rows) == len(last.images) else np.zeros(len(last.images), dtype=bool)
     order = [*np.flatnonzero(~junk), *np.flatnonzero(junk)]
     return [int(place) for place in order[:PARTICLES_SHOWN]]
-
-
-def _image(axes: Axes, image: NDArray[np.floating], limits: tuple[float, float]) -> None:
-    axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
 
 
 def _pixels(image: NDArray[np.floating], **said: object) -> pd.DataFrame:
