@@ -261,7 +261,7 @@ def latent_pairs(sets: Sets, seed: int) -> Reproduced | LeftOut:  # noqa: ARG001
     for row in range(axes_n):
         for column in range(axes_n):
             _pair(panels[row, column], points, (psi, defocus), scales, (row, column))
-    for scale in scales:
+    for scale in scales[::-1]:
         bar = figure.colorbar(ScalarMappable(scale.norm, scale.colour_map), ax=panels, label=scale.label, shrink=0.6)
         if scale.circular:
             bar.set_ticks([-180.0, -90.0, 0.0, 90.0, 180.0])

@@ -41,10 +41,11 @@ DRAWN: Mapping[str, Draw] = {
     "figure8": figures.predictions,
 }
 NOTE = (
-    "Angles: root mean square error weighted by exp(defocus in µm) - 1 after one shift and one sign for the whole set "
-    "(equation 8), of true particles. Defocus: root mean square error of true particles. AUC: isolation forest against "
-    "|Z| > 2. Held out: particles that the training did not see. The paper compares with RELION's estimates, we with "
-    "the truth."
+    "Ours: read from the latent orbits. Paper's formula here: the paper's polar formula on our latent space. "
+    "Angles: root mean square error weighted by exp(defocus in µm) - 1 after one shift and one sign for the whole"
+    " set (equation 8), of true particles. Defocus: root mean square error of true particles. AUC: isolation "
+    "forest against |Z| > 2. Held out: particles that the training did not see. The paper compares with RELION's "
+    "estimates, we with the truth."
 )
 
 
@@ -141,7 +142,7 @@ def _summary(sets: Sequence[ReproducedSet], numbers: pd.DataFrame) -> list[str]:
         sentences.append(f"{said}.")
     if any(f"{TEACHER}psi_deg" in one.run.estimates for one in sets):
         sentences.append(
-            "Two things differ from the paper, and both help. The training was guided: an alignment of the particles, "
+            "Two things differ from the paper. The training was guided: an alignment of the particles, "
             "which sees no labels, tells the encoder the angles and defoci that it finds; what is reported is what the "
             "encoder says, from the latent space alone. And angles and defoci are read from the orbits of turned "
             "copies, not by the polar formula in the plane of two principal components, whose numbers stand beside."
@@ -162,10 +163,11 @@ def _tables(rows: list[list[str]], numbers: pd.DataFrame) -> str:
     parts = [table("Table 1, the paper's numbers beside ours", HEAD, rows), f"<p>{escape(NOTE)}</p>"]
     areas = area_rows(numbers)
     if areas:
-        parts.append(table("Area under the ROC curve, all detectors", AREA_HEAD, areas))
+        parts.append(table("Area under the ROC curve, against |Z| > 2 / against the truth", AREA_HEAD, areas))
         parts.append(
-            "<p>Labels by Z-score have mistakes, which no detector can foresee: even one that knows the truth "
-            "falls short of 1 against them.</p>"
+            "<p>Detectors look at features of the latent orbits that no turn changes; the last but one looks at "
+            "the latent points themselves, as in the paper. Labels by Z-score have mistakes that no detector can "
+            "foresee: even one that knows the truth falls short of 1 against them.</p>"
         )
     full = numbers[["title", "particles", "reading", "images"]].astype(str)
     for name in ("angle_rmse_weighted_deg", "angle_rmse_deg", "angle_median_deg", "defocus_rmse_um"):

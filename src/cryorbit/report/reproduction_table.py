@@ -72,9 +72,8 @@ def _paper(row: PaperRow) -> dict[str, float | None]:
 
 
 HEAD = (
-    "Set", "AUC, ours", "AUC, paper", "Angle (degrees), latent orbits", "the same, held out",
-    "Angle, paper's formula on our latent space", "Angle, paper", "Defocus (µm), latent orbits", "the same, held out",
-    "Defocus, paper's formula on our latent space", "Defocus, paper",
+    "Set", "AUC: ours", "paper", "Angle (degrees): ours", "held out", "paper's formula here", "paper",
+    "Defocus (µm): ours", "held out", "paper's formula here", "paper",
 )  # fmt: skip
 
 
@@ -94,26 +93,27 @@ def shown_rows(table: pd.DataFrame) -> list[list[str]]:
     return shown
 
 
-AREA_HEAD = ("Set", "Detector", "against |Z| > 2", "against the truth")
 AREA_NAMES = {
-    "isolation_forest": "isolation forest, orbit features",
-    "robust_covariance": "robust covariance, orbit features",
-    "local_outlier_factor": "local outlier factor, orbit features",
-    "isolation_forest_points": "isolation forest, latent points (as in the paper)",
-    "truth": "one that knows the truth",
+    "isolation_forest": "isolation forest",
+    "robust_covariance": "robust covariance",
+    "local_outlier_factor": "local outlier factor",
+    "isolation_forest_points": "isolation forest on latent points",
+    "truth": "who knows the truth",
 }
+AREA_HEAD = ("Set", *AREA_NAMES.values())
 
 
 def area_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Areas under the ROC curves of all detectors over all particles, as text, in the columns of :data:`AREA_HEAD`."""
+    """Areas against the Z-score and, where there is one, the truth, as text, in the columns of :data:`AREA_HEAD`."""
     if "auc_z_truth" not in table:
         return []
     ours = table[(table["particles"] == ALL) & table["auc_z_truth"].notna()]
-    return [
-        [str(row["title"]), label, number(row.get(f"auc_z_{name}")), number(row.get(f"auc_true_{name}"))]
-        for _, row in ours.iterrows()
-        for name, label in AREA_NAMES.items()
-    ]
+    rows = []
+    for _, row in ours.iterrows():
+        pairs = [[row.get(f"auc_{label}_{name}") for label in ("z", "true")] for name in AREA_NAMES]
+        cells = [" / ".join(number(value) for value in pair if value is not None) for pair in pairs]
+        rows.append([str(row["title"]), *cells])
+    return rows
 
 
 def number(value: object) -> str:
