@@ -104,6 +104,10 @@ def test_every_experimental_like_row_and_figure_has_its_label(interrupted_once):
     rows = [line for line in result.table.read_text().splitlines() if line.startswith("| View")]
     assert len(rows) == 3
     assert all(EXPERIMENTAL_LIKE in row for row in rows)
+    for name in DRAWN:
+        numbers = pd.read_csv(result.folder / f"{name}.csv", low_memory=False)
+        assert ((numbers["kind"] == "simulated") == (numbers["set"] == "simulated")).all()
+        assert set(numbers["kind"]) <= {"simulated", "experimental-like (simulated)"}
     page = result.page.read_text()
     for name in ("figure3", "figure5", "figure6", "figure7", "figure8"):
         section = page[page.index(f'id="{name}"') :].split("</section>")[0]

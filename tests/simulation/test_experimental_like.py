@@ -19,8 +19,10 @@ from cryorbit.simulation.experimental_like import (
     usual_defocus,
 )
 from cryorbit.simulation.sorting import sorting_z_scores
-from cryorbit.simulation.specimens import view_matrix
+from cryorbit.simulation.specimens import map_projection, structure_projection, view_matrix
 from cryorbit.simulation.view_spread import choose_specimen, cone_tips, nearly_symmetric, spread_projections
+
+from .test_specimens import write_map, write_model
 
 VIEW = (40.0, 65.0)
 
@@ -48,6 +50,21 @@ def test_tips_are_rotations_that_turn_nothing_in_the_image():
 def test_one_direction_is_the_view_itself():
     (seen,) = spread_projections(choose_specimen(None, None), VIEW, cone_tips(1, 10.0))
     np.testing.assert_allclose(seen.image, phantom_projection(view=VIEW).image, atol=1e-9)
+
+
+def test_maps_and_models_are_seen_as_from_a_single_side(tmp_path):
+    volume = np.zeros((32, 32, 32))
+    volume[12:20, 10:18, 14:25] = 1.0
+    path = write_map(tmp_path / "map.mrc", volume)
+    (seen,) = spread_projections(choose_specimen(path, None), VIEW, cone_tips(1, 10.0))
+    np.testing.assert_array_equal(seen.image, map_projection(path, VIEW).image)
+    model = write_model(
+        tmp_path / "model.cif", np.array([[0.0, 0.0, 0.0], [40.0, 3.0, 7.0], [-9.0, 50.0, 21.0]]), "CCC"
+    )
+    (seen,) = spread_projections(choose_specimen(None, model), VIEW, cone_tips(1, 10.0))
+    whole = structure_projection(model, VIEW)
+    total = [one.image.sum() * one.pixel_size_A**2 for one in (seen, whole)]
+    assert total[0] == pytest.approx(total[1], rel=0.02)
 
 
 def test_a_tip_along_the_tilt_is_another_tilt():

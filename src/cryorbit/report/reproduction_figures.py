@@ -166,7 +166,7 @@ def simulated_plane(sets: Sets, seed: int) -> Reproduced | LeftOut:  # noqa: ARG
             "particle finds its place on them was learnt."
         )
     numbers = pd.DataFrame({
-        "id": one.run.estimates["id"], "pc1": principal[:, 0], "pc2": principal[:, 1],
+        "set": one.name, "id": one.run.estimates["id"], "pc1": principal[:, 0], "pc2": principal[:, 1],
         **{f"z{axis + 1}": values for axis, values in enumerate(one.latent("z").T[:2])},
         "true_psi_deg": psi, "true_defocus_um": defocus,
     })  # fmt: skip
@@ -220,7 +220,9 @@ def outliers(sets: Sets, seed: int) -> Reproduced | LeftOut:
         })
     )  # fmt: skip
     alt = "ROC curves of three detectors, and outliers in the latent space."
-    return Reproduced(Plot(name, FIGURES[name].title, figure, caption, alt), pd.concat(tables, ignore_index=True))
+    return Reproduced(
+        Plot(name, FIGURES[name].title, figure, caption, alt), pd.concat(tables, ignore_index=True).assign(set=one.name)
+    )
 
 
 def _roc_panel(axes: Axes, one: ReproducedSet, label: NDArray[np.bool_], what: str, short: str) -> pd.DataFrame:
@@ -273,6 +275,7 @@ def latent_pairs(sets: Sets, seed: int) -> Reproduced | LeftOut:  # noqa: ARG001
     )
     numbers = pd.DataFrame({f"z{axis + 1}": points[:, axis] for axis in range(axes_n)})
     numbers.insert(0, "id", one.run.estimates["id"].to_numpy()[good])
+    numbers.insert(0, "set", one.name)
     numbers["true_psi_deg"], numbers["true_defocus_um"] = psi, defocus
     alt = "Grid of scatter plots of the latent space of view 39, by angle and by defocus."
     return Reproduced(Plot(name, FIGURES[name].title, figure, caption, alt), numbers)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cryorbit.io.runs import write_table, write_text
@@ -15,7 +16,7 @@ from cryorbit.report.drawing import LeftOut, save
 from cryorbit.report.markup import embedded_figure, fill, paragraphs, table
 from cryorbit.report.paper import FIGURES
 from cryorbit.report.reproduction_figures import Draw
-from cryorbit.report.reproduction_record import EXPERIMENTAL_LIKE, TEACHER, ReproducedSet
+from cryorbit.report.reproduction_record import EXPERIMENTAL_LIKE, SIMULATED, TEACHER, ReproducedSet
 from cryorbit.report.reproduction_table import (
     ALL,
     AREA_HEAD,
@@ -32,6 +33,8 @@ from cryorbit.report.wording import listed
 
 PAGE = "reproduction.html"
 TEMPLATE = "reproduction.html"
+# In the CSV files, where the whole label on every line would be most of the file.
+EXPERIMENTAL_LIKE_KIND = "experimental-like (simulated)"
 DRAWN: Mapping[str, Draw] = {
     "figure3": figures.reconstructions,
     "figure4": figures.simulated_plane,
@@ -114,11 +117,17 @@ def _figures(folder: Path, sets: Sequence[ReproducedSet], seed: int) -> tuple[li
         if isinstance(result, LeftOut):
             left_out.append(result)
             continue
-        write_table(folder / f"{name}.csv", result.numbers)
+        write_table(folder / f"{name}.csv", _labelled(result.numbers))
         section = embedded_figure(result.plot, save(result.plot.figure, folder, name), f"{name}.pdf")
         paper = f'<div class="paper"><p><strong>The paper shows:</strong> {escape(FIGURES[name].shows)}</p></div>'
         drawn.append(section.replace("</h3>\n", f"</h3>\n{paper}\n", 1))
     return drawn, left_out
+
+
+def _labelled(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of a figure, every row with the kind of set that it is of."""
+    kind = np.where(numbers["set"] == SIMULATED, SIMULATED, EXPERIMENTAL_LIKE_KIND)
+    return numbers.assign(kind=kind)[["set", "kind", *numbers.columns.drop("set")]]
 
 
 def _summary(sets: Sequence[ReproducedSet], numbers: pd.DataFrame) -> list[str]:

@@ -56,7 +56,10 @@ def symmetry(sets: Sets, seed: int) -> Reproduced | LeftOut:  # noqa: ARG001
         f"correlation of each with itself after a turn, at the decoder's pixel size. {_found(one.run)}"
     )
     alt = "Class average and reconstruction of view 30, and their correlation with themselves after a turn."
-    return Reproduced(Plot(name, FIGURES[name].title, figure, caption, alt), pd.concat(numbers, ignore_index=True))
+    return Reproduced(
+        Plot(name, FIGURES[name].title, figure, caption, alt),
+        pd.concat(numbers, ignore_index=True).assign(set=one.name),
+    )
 
 
 def _found(run: RunRecord) -> str:
