@@ -16,7 +16,7 @@ from cryorbit.report.drawing import LeftOut, save
 from cryorbit.report.markup import embedded_figure, fill, paragraphs, table
 from cryorbit.report.paper import FIGURES
 from cryorbit.report.reproduction_figures import Draw
-from cryorbit.report.reproduction_record import EXPERIMENTAL_LIKE, SIMULATED, TEACHER, ReproducedSet
+from cryorbit.report.reproduction_record import EXPERIMENTAL_LIKE, SIMULATED, ReproducedSet
 from cryorbit.report.reproduction_table import (
     ALL,
     AREA_HEAD,
@@ -142,6 +142,9 @@ def _summary(sets: Sequence[ReproducedSet], numbers: pd.DataFrame) -> list[str]:
         said = f"{row['title']}: {number(row['angle_rmse_weighted_deg'])} degrees"
         if row["isotropy_order"] > 1:
             said += f" (modulo {360 // row['isotropy_order']})"
+        elif row["symmetry_order"] > 1:
+            folded = number(row["angle_rmse_weighted_up_to_symmetry_deg"])
+            said += f" ({folded} modulo {360 // row['symmetry_order']}, the symmetry that the view nearly has)"
         said += f" and {number(row['defocus_rmse_um'])} µm"
         if pd.notna(row.get("auc_z_isolation_forest")):
             said += f", AUC {number(row['auc_z_isolation_forest'])}"
@@ -149,12 +152,15 @@ def _summary(sets: Sequence[ReproducedSet], numbers: pd.DataFrame) -> list[str]:
             said += f"; the paper has {row['paper_angle_deg']} degrees and {row['paper_defocus_um']} µm"
             said += f", AUC {row['paper_auc']}" if pd.notna(row["paper_auc"]) else ""
         sentences.append(f"{said}.")
-    if any(f"{TEACHER}psi_deg" in one.run.estimates for one in sets):
+    guided = [one for one in sets if one.run.fact("chart", "guided")]
+    if guided:
+        alone = [one.short for one in sets if one not in guided]
+        but = f" (but for {listed(alone)}, whose angles the alignment calls unknown)" if alone else ""
         sentences.append(
-            "Two things differ from the paper. The training was guided: an alignment of the particles, "
-            "which sees no labels, tells the encoder the angles and defoci that it finds; what is reported is what the "
-            "encoder says, from the latent space alone. And angles and defoci are read from the orbits of turned "
-            "copies, not by the polar formula in the plane of two principal components, whose numbers stand beside."
+            f"Two things differ from the paper. The training was guided{but}: an alignment of the particles, which sees "
+            "no labels, tells the encoder the angles and defoci that it finds; what is reported is what the encoder "
+            "says, from the latent space alone. And angles and defoci are read from the orbits of turned copies, not "
+            "by the polar formula in the plane of two principal components, whose numbers stand beside."
         )
     return sentences
 

@@ -44,6 +44,8 @@ class ReproducedSet:
         The score by which RELION's sorting would mark junk, shape (n,); None where there is no junk.
     held_out
         Particles that the training did not see, shape (n,).
+    symmetry_order
+        n of the C_n that the view was made to have nearly.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ReproducedSet:
     truth: Truth
     z_score: FloatArray | None
     held_out: NDArray[np.bool_]
+    symmetry_order: int = 1
 
     @property
     def is_simulated(self) -> bool:
@@ -81,6 +84,10 @@ class ReproducedSet:
     def beyond_z(self) -> NDArray[np.bool_] | None:
         """Which images the paper would call outliers, shape (n,); None without scores."""
         return None if self.z_score is None else np.abs(self.z_score) > PAPER_ZSCORE
+
+    def up_to_symmetry(self) -> RunRecord:
+        """The run, its angles to be compared up to the symmetry of the view, whether it was found or not."""
+        return replace(self.run, manifest={**self.run.manifest, "isotropy_order": self.symmetry_order})
 
     def latent(self, prefix: str) -> FloatArray:
         """Latent coordinates, shape (n, latent): ``pc`` along the principal axes, ``z`` as the encoder gives them.

@@ -74,6 +74,12 @@ def _found(run: RunRecord) -> str:
         text += f"; the alignment found C{aligned:g}"
         if nats is not None:
             text += f", its best rival angle being {nats:.1f} nats behind for a typical particle"
+    winding = run.number("chart", "winding")
+    if winding is not None:
+        text += (
+            f". In the plane of two principal components the orbits run around {abs(winding):g} times while a particle "
+            "turns once"
+        )
     locks = run.fact("chart", "locks")
     if isinstance(locks, list):
         strengths = ", ".join(f"{lock:.2f}" for lock in locks if isinstance(lock, int | float))
