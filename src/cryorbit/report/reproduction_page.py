@@ -157,10 +157,11 @@ def _summary(sets: Sequence[ReproducedSet], numbers: pd.DataFrame) -> list[str]:
         alone = [one.short for one in sets if one not in guided]
         but = f" (but for {listed(alone)}, whose angles the alignment calls unknown)" if alone else ""
         sentences.append(
-            f"Two things differ from the paper. The training was guided{but}: an alignment of the particles, which sees "
-            "no labels, tells the encoder the angles and defoci that it finds; what is reported is what the encoder "
-            "says, from the latent space alone. And angles and defoci are read from the orbits of turned copies, not "
-            "by the polar formula in the plane of two principal components, whose numbers stand beside."
+            f"Two things differ from the paper. The training was guided{but}: an alignment of the particles, which"
+            " sees no labels, tells the encoder the angles and defoci that it finds; what is reported is what the"
+            " encoder says, from the latent space alone. And angles and defoci are read from the orbits of turned"
+            " copies, not by the polar formula in the plane of two principal components, whose numbers stand "
+            "beside."
         )
     return sentences
 
