@@ -434,6 +434,49 @@ def search(
 
 
 @app.command()
+def reproduce(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="simulated or experimental-like. Default: both.", show_default=False),
+    ] = None,
+    map_file: Annotated[Path | None, typer.Option("--map", help="MRC map to project.", show_default=False)] = None,
+    structure: Annotated[
+        Path | None, typer.Option("--structure", help="mmCIF or PDB file to project.", show_default=False)
+    ] = None,
+    view: Annotated[str, typer.Option(help="Viewing direction ROT,TILT of the simulated set.")] = "40,65",
+    defocus_table: Annotated[
+        Path | None,
+        typer.Option(help="Measured defoci: STAR or CSV with defocusU and defocusV.", show_default=False),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=20, help="Most images of a set. Default: the paper's.", show_default=False)
+    ] = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    seed: Seed = 12345,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The paper's Table 1 and Figures 3 to 8, from simulated sets, beside what the paper has."""
+    from cryorbit.config import merge
+    from cryorbit.reproduction import Request
+    from cryorbit.reproduction import reproduce as run_reproduction
+    from cryorbit.simulation import parse_view
+
+    changes: dict[str, Any] = {}
+    for single in map(setting, settings or []):
+        changes = merge(changes, single)
+    request = Request(
+        dataset, map_file, structure, parse_view(view), defocus_table, images, preset or "fast", seed, changes
+    )
+    with _observer(quiet) as observer:
+        result = run_reproduction(out, request, overwrite=overwrite, observer=observer)
+    typer.echo(f"{result.table.read_text(encoding='utf-8')}\nPage:      {result.page}")
+
+
+@app.command()
 def report(
     folder: Folder,
     truth: TruthFile = None,

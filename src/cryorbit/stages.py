@@ -18,7 +18,7 @@ from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.lesson import Lesson, read_lesson, save_told
 from cryorbit.estimation.orientation import orbit_angle
-from cryorbit.estimation.outliers import DETECTORS, OutlierResult, evidence_outliers, find_outliers
+from cryorbit.estimation.outliers import DETECTORS, ImageEvidence, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
@@ -187,7 +187,7 @@ class Job:
             poses.psi_deg,
             poses.defocus_um,
             poses.shift_px * (facts["pixel_size_A"] / self.cache.info.pixel_size_A),
-            1.0 - evidence_outliers(poses.evidence, None).probability,
+            _weights(poses.evidence, facts["snr"]),
         )
         average, groups = read_image(self.folder.path / AVERAGE), OpticsGroups.of(self.particles)
         optics, phase_shift_deg = groups.optics[groups.largest], groups.phase_shift_deg[groups.largest]
@@ -359,6 +359,14 @@ class Job:
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)
             if stage in ("estimate", "report"):
                 self.observer.advance(1, 1)
+
+
+def _weights(evidence: ImageEvidence, snr: float) -> NDArray[np.float64]:
+    """Probability of each image to be a particle, as far as its alignment tells, shape (n,)."""
+    if not np.isfinite(snr):
+        # Without noise any misfit of the average counts infinitely, and whole levels of defocus look like junk.
+        return np.ones(len(evidence.promise))
+    return np.asarray(1.0 - evidence_outliers(evidence, None).probability)
 
 
 def _one_pixel_size(particles: ParticleTable) -> float:

@@ -27,6 +27,8 @@ LOCK = ".lock"
 INPUT = "input"
 # Kind of a folder that holds a search of hyper-parameters.
 SEARCH = "search"
+# Kind of a folder that holds the paper's table and figures, and the runs that they come from.
+REPRODUCTION = "reproduction"
 TEMPORARY_PREFIX = ".writing-"
 
 
@@ -207,6 +209,11 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a search of hyper-parameters, not a run; give its best.toml to `cryorbit run --config`."
             )
+        if manifest.get("kind") == REPRODUCTION:
+            raise RunFolderError(
+                f"{path}: holds a reproduction, whose runs lie in its folders ({', '.join(manifest.get('sets', []))}); "
+                "give one of them."
+            )
         return cls(path, manifest, _take_lock(path))
 
     def file(self, *parts: str) -> Path:
@@ -348,6 +355,11 @@ def _take_lock(path: Path) -> IO[str]:
     except OSError:
         pass  # some network file systems know no locks: then the user's care is all there is
     return lock
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    return bool((_read_manifest(path) or {}).get("finished"))
 
 
 def isotropy_order_beside(result: Path) -> int:

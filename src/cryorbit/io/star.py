@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -91,6 +91,25 @@ def _particles_frame(path: Path, star: StarDocument) -> pd.DataFrame:
     if IMAGE_NAME not in frame:
         raise ParticleDataError(f"{path}: its column of images is not spelt _{IMAGE_NAME}; expected RELION's spelling.")
     return frame
+
+
+def read_loop(path: Path, tags: Sequence[str]) -> pd.DataFrame | None:
+    """The first loop of a STAR file with one of these columns, as text; None where there is none.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file cannot be read.
+    """
+    try:
+        document = cif.read(str(path))
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = str(error).removeprefix(f"{path}:").strip()
+        raise ParticleDataError(
+            f"{path}: is not a readable STAR file ({reason}); expected blocks that start with 'data_'."
+        ) from error
+    found = [(block, f"_{tag}") for block in document for tag in tags if block.find_loop(f"_{tag}").tag]
+    return _loop_frame(*found[0]) if found else None
 
 
 def unquoted(values: pd.Series) -> pd.Series:

@@ -51,7 +51,7 @@ def class_average(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noq
         return LeftOut(name, title, "average.mrc and average_frc.csv are missing or damaged.")
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, width_ratios=(1.0, 1.25))
-    _average_image(panels[0], image, run.number("alignment", "pixel_size_A"))
+    average_image(panels[0], image, run.number("alignment", "pixel_size_A"))
     _correlation(panels[1], run)
     reached = run.number("alignment", "resolution_A")
     said = resolution(reached)
@@ -71,7 +71,8 @@ def class_average(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noq
     return Plot(name, title, figure, caption, f"Class average, and its Fourier ring correlation: {said}.")
 
 
-def _average_image(axes: Axes, image: FloatArray | None, pixel_size_A: float | None) -> None:
+def average_image(axes: Axes, image: FloatArray | None, pixel_size_A: float | None) -> None:
+    """An image with a bar that tells its scale."""
     axes.set(xticks=[], yticks=[])
     if image is None:
         say_nothing(axes, "average.mrc is missing or damaged")

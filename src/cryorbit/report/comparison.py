@@ -110,7 +110,7 @@ def compare(run: RunRecord, truth: Truth) -> Comparison:
             )
     return Comparison(
         source=truth.source,
-        readings={prefix: _evaluate(run, truth, prefix) for prefix in readings_of(run)},
+        readings={prefix: evaluate_reading(run, truth, prefix) for prefix in readings_of(run)},
         curves=_curves(run, truth),
         kinds=_kinds(run, truth),
     )
@@ -155,7 +155,7 @@ def distinct_readings(run: RunRecord, what: Values) -> dict[str, str]:
     return names
 
 
-def _evaluate(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
+def evaluate_reading(run: RunRecord, truth: Truth, prefix: str) -> Evaluation:
     """Metrics of one reading: angles over the rows that have both angles, defoci over those that have both."""
     psi, defocus = angles_of(run, prefix), defoci_of(run, prefix)
     angle_rows, defocus_rows = (

@@ -109,7 +109,7 @@ def _clouds(
         for column in range(2):
             axes = panels[row, column]
             cloud(figure, axes, points, values[column][shown], scales[column])
-            _name_axes(axes, second)
+            name_axes(axes, second)
     if shown.sum() > MOST_DOTS:
         caption += (
             f" With {shown.sum():,} particles, colour is the mean over the particles in a small cell, and cells "
@@ -119,7 +119,8 @@ def _clouds(
     return Plot(name, title, figure, caption, alt)
 
 
-def _name_axes(axes: Axes, second: int) -> None:
+def name_axes(axes: Axes, second: int) -> None:
+    """Label a plane of the first principal coordinate and another one."""
     axes.set_xlabel("principal coordinate 1 (latent units)")
     axes.set_ylabel(f"principal coordinate {second + 1} (latent units)")
 
@@ -133,7 +134,7 @@ def outliers_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     figure = new_figure(10.0 if kinds is not None else 6.0, 4.8)
     panels = figure.subplots(1, 1 if kinds is None else 2, squeeze=False)[0]
     decided = np.where(run.kept, NO_JUNK, "dropped")
-    _marked(panels[0], run.principal[:, :2], decided, "kept")
+    marked(panels[0], run.principal[:, :2], decided, "kept")
     panels[0].set_title("as decided", fontsize=10)
     caption = (
         "Kept particles in grey, dropped ones in colour. Much junk lies off the rings, outside them or in their "
@@ -141,7 +142,7 @@ def outliers_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
         "the plane does not show."
     )
     if kinds is not None and truth is not None:
-        _marked(panels[1], run.principal[:, :2], _commonest(kinds), "true particle")
+        marked(panels[1], run.principal[:, :2], commonest(kinds), "true particle")
         panels[1].set_title(plain_label(f"according to {truth.source}"), fontsize=10)
         caption += f" Right: the kinds of junk according to {truth.source}; both panels should mark the same points."
     if len(run) > MOST_DOTS:
@@ -152,14 +153,14 @@ def outliers_plane(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     return Plot(name, title, figure, caption, alt)
 
 
-def _commonest(kinds: NDArray[np.str_]) -> NDArray[np.str_]:
+def commonest(kinds: NDArray[np.str_]) -> NDArray[np.str_]:
     """Kinds of junk with the rare ones put together, so that each has its own colour."""
     names, counts = np.unique(kinds[kinds != NO_JUNK], return_counts=True)
     shown = names[np.argsort(-counts)][:MOST_KINDS]
     return np.where((kinds == NO_JUNK) | np.isin(kinds, shown), kinds, "other junk")
 
 
-def _marked(axes: Axes, points: FloatArray, groups: NDArray[np.str_], good_name: str) -> None:
+def marked(axes: Axes, points: FloatArray, groups: NDArray[np.str_], good_name: str) -> None:
     """Dots by group, the good ones below in grey."""
     random = np.random.default_rng(0)
     size = float(np.clip(12_000 / len(points), 5.0, 25.0))
@@ -177,5 +178,5 @@ def _marked(axes: Axes, points: FloatArray, groups: NDArray[np.str_], good_name:
             marker="o" if name == NO_JUNK else MARKERS[(number - 1) % len(MARKERS)], label=label, rasterized=True,
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
-    _name_axes(axes, 1)
+    name_axes(axes, 1)
     axes.legend(fontsize=8, markerscale=1.5, loc="best" if len(points) < 1000 else "upper right")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from cryorbit.errors import RunFolderError
@@ -15,16 +12,15 @@ from cryorbit.estimation.truth import Truth
 from cryorbit.io.runs import write_text
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.report.comparison import DETECTORS, NO_JUNK, READINGS, Comparison, compare
-from cryorbit.report.drawing import LeftOut, Plot, save
+from cryorbit.report.drawing import LeftOut, save
 from cryorbit.report.figures import FIGURES
+from cryorbit.report.markup import definitions, embedded_figure, fill, paragraphs, table
 from cryorbit.report.record import RunRecord, read_run
 from cryorbit.report.summary import evaluation_rows, key_numbers, precision_columns, summary
 from cryorbit.report.wording import count, percent, ratio
 
 REPORT = "report.html"
 TEMPLATE = "page.html"
-# Wider figures scroll sideways on a phone instead of shrinking beyond what can be read.
-PHONE_FIGURE_INCH = 7.0
 # Longer lists are left to run.json.
 LONGEST_LIST = 12
 
@@ -54,11 +50,12 @@ def write_report(folder: Path, truth: Truth | None = None) -> Path:
     run = read_run(folder)
     comparison = None if truth is None else compare(run, truth)
     drawn, left_out = _draw_figures(run, truth)
-    page = Template(files("cryorbit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")).substitute(
+    page = fill(
+        TEMPLATE,
         title=escape(f"{folder.resolve().name}: cryorbit report"),
         heading=escape(folder.resolve().name),
-        key_numbers=_definitions(key_numbers(run, comparison)),
-        summary=_paragraphs(summary(run, comparison)) + _precision_table(run, comparison),
+        key_numbers=definitions(key_numbers(run, comparison)),
+        summary=paragraphs(summary(run, comparison)) + _precision_table(run, comparison),
         truth="" if comparison is None else _truth_section(comparison, UNKNOWN_ANGLE_STD_DEG / run.isotropy_order),
         warnings=_warnings_section(run),
         figures="\n".join(drawn),
@@ -84,42 +81,9 @@ def _draw_figures(run: RunRecord, truth: Truth | None) -> tuple[list[str], list[
         if isinstance(result, LeftOut):
             left_out.append(result)
         else:
-            drawn.append(_figure(result, save(result.figure, folder, result.name)))
+            png = save(result.figure, folder, result.name)
+            drawn.append(embedded_figure(result, png, f"figures/{result.name}.pdf"))
     return drawn, left_out
-
-
-def _figure(plot: Plot, png: bytes) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    label = escape(plot.title)
-    shape = "wide panels" if plot.figure.get_figwidth() > PHONE_FIGURE_INCH else "wide"
-    return (
-        f'<section id="{plot.name}"><h3>{label}</h3>\n<figure>'
-        f'<div class="{shape}" role="group" tabindex="0" aria-label="{label}, scrolls sideways">'
-        f'<img alt="{escape(plot.alt)}" src="data:image/png;base64,{data}"></div>\n'
-        f"<figcaption>{escape(plot.caption)} <small>Vector file: figures/{plot.name}.pdf</small></figcaption>"
-        "</figure></section>"
-    )
-
-
-def _paragraphs(sentences: Iterable[str]) -> str:
-    return "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
-
-
-def _definitions(items: Mapping[str, str]) -> str:
-    return "\n".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in items.items())
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column names the rows."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="wide" role="group" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
 
 
 def _precision_table(run: RunRecord, comparison: Comparison | None) -> str:
@@ -127,7 +91,7 @@ def _precision_table(run: RunRecord, comparison: Comparison | None) -> str:
     if not columns:
         return ""
     names = ["Angle", "Shift along an axis", "Defocus"]
-    return _table("How well it is known", ["", *columns], zip(names, *columns.values(), strict=True))
+    return table("How well it is known", ["", *columns], zip(names, *columns.values(), strict=True))
 
 
 def _truth_section(comparison: Comparison, guess_deg: float) -> str:
@@ -138,7 +102,7 @@ def _truth_section(comparison: Comparison, guess_deg: float) -> str:
         "Errors are over true particles, dropped or not; angles after one shift and one sign for the whole set "
         f"(equation 8 of the paper), wrapped before squaring{shifts}. "
         f"An error of about {guess_deg:.0f}° is that of a guess.</p>",
-        _table(
+        table(
             "Angle and defocus",
             ["", *(READINGS[prefix] for prefix in comparison.readings)],
             evaluation_rows(comparison.readings),
@@ -146,14 +110,14 @@ def _truth_section(comparison: Comparison, guess_deg: float) -> str:
     ]
     if comparison.curves:
         rows = [[DETECTORS[name], ratio(curve.auc)] for name, curve in comparison.curves.items()]
-        parts.append(_table("Outlier detectors", ["Detector", "Area under the ROC curve"], rows))
+        parts.append(table("Outlier detectors", ["Detector", "Area under the ROC curve"], rows))
     if comparison.kinds:
         rows = [
             ["true particles" if kind.kind == NO_JUNK else kind.kind, count(kind.particles), count(kind.dropped),
              percent(kind.dropped, kind.particles)]
             for kind in comparison.kinds
         ]  # fmt: skip
-        parts.append(_table("What was dropped", ["Kind", "Particles", "Dropped", "Share"], rows))
+        parts.append(table("What was dropped", ["Kind", "Particles", "Dropped", "Share"], rows))
     return "\n".join([*parts, "</section>"])
 
 
@@ -184,18 +148,18 @@ def _provenance(run: RunRecord) -> str:
         "Preset": run.fact("configuration", "preset"),
     }
     known = [[name, str(value)] for name, value in facts.items() if value is not None]
-    parts = [_table("Run", ["", ""], known)] if known else []
+    parts = [table("Run", ["", ""], known)] if known else []
     for key, caption in (
         ("input", "Input"), ("images", "Images"), ("alignment", "Alignment"), ("chart", "Latent orbits"),
         ("defocus", "Defocus of the latent orbits"), ("outliers", "Outliers"), ("configuration", "Configuration"),
     ):  # fmt: skip
         rows = list(_flat(run.fact(key)))
         if rows:
-            table = _table(caption, ["Name", "Value"], rows)
-            parts.append(f"<details><summary>{caption}</summary>{table}</details>")
+            facts_table = table(caption, ["Name", "Value"], rows)
+            parts.append(f"<details><summary>{caption}</summary>{facts_table}</details>")
     timings = _timings(run.fact("stages"))
     if timings:
-        parts.append(_table("Time taken", ["Stage", "Seconds"], timings))
+        parts.append(table("Time taken", ["Stage", "Seconds"], timings))
     return "\n".join(parts) or "<p>The run folder has no run.json, so input and configuration are not known.</p>"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,11 +31,15 @@ NO_LATENT_SPACE = "This run has no latent space: it was made by the alignment al
 
 @dataclass(frozen=True)
 class Preview:
-    """Held-out images and what the decoder drew for them after one epoch; arrays of shape (k, h, w)."""
+    """Held-out images and what the decoder drew for them after one epoch; arrays of shape (k, h, w).
+
+    ``rows`` says which particles they are, shape (k,); empty where the file does not tell.
+    """
 
     epoch: int
     images: FloatArray
     drawn: FloatArray
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,8 @@ def _read_previews(checkpoint: Path) -> list[Preview]:
         try:
             with np.load(path) as arrays:
                 images, drawn = (np.asarray(arrays[name][:, 0], dtype=np.float64) for name in ("images", "drawn"))
-            previews.append(Preview(int(path.stem.removeprefix("preview_")), images, drawn))
+                rows = np.asarray(arrays.get("rows", []), dtype=np.int64)
+            previews.append(Preview(int(path.stem.removeprefix("preview_")), images, drawn, rows))
         except (OSError, ValueError, KeyError, IndexError, BadZipFile):
             continue
     return previews

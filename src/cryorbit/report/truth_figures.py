@@ -62,7 +62,7 @@ def predicted_against_true(run: RunRecord, truth: Truth | None) -> Plot | LeftOu
                 axes.set_axis_off()
                 say_nothing(axes, f"this {what}\nis what was written")
                 continue
-            _bins(figure, axes, errors[prefix], limits, what, unit)
+            hexagons(figure, axes, errors[prefix], limits, what, unit)
             axes.set_title(f"{called[what][prefix]}\n{axes.get_title()}", fontsize=10)
     caption = (
         f"Horizontally {truth.source}, vertically the estimate: first what was written to the file, then the run's "
@@ -81,7 +81,7 @@ def _defocus_limits(errors: list[Errors | None]) -> tuple[tuple[float, float], t
     return limits, limits
 
 
-def _bins(
+def hexagons(
     figure: Figure,
     axes: Axes,
     errors: Errors | None,
@@ -121,7 +121,7 @@ def roc_curves(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     figure = new_figure(5.4, 5.1)
     axes = figure.subplots()
     for number, (detector, curve) in enumerate(curves.items()):
-        false_rate, true_rate = _thinned(curve)
+        false_rate, true_rate = thinned(curve)
         axes.plot(
             false_rate, true_rate, color=COLOURS[number], linestyle=LINES[number % len(LINES)],
             linewidth=3.0 if detector == "outlier_score" else 1.6, alpha=0.85,
@@ -144,7 +144,7 @@ def roc_curves(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:
     return Plot(name, title, figure, caption, f"ROC curves; areas: {areas}.")
 
 
-def _thinned(curve: RocCurve) -> tuple[FloatArray, FloatArray]:
+def thinned(curve: RocCurve) -> tuple[FloatArray, FloatArray]:
     """At most a thousand points of a curve, evenly along its length."""
     rates = curve.false_positive_rate, curve.true_positive_rate
     if len(rates[0]) <= CURVE_POINTS:

@@ -4,7 +4,7 @@ from cryorbit.simulation.contaminants import KINDS
 from cryorbit.simulation.micrograph_settings import MicrographConfig
 from cryorbit.simulation.particle_sets import SimulationSummary, iter_images, simulate, simulate_paper
 from cryorbit.simulation.presets import MICROGRAPH_PRESETS, PRESETS, make_simulation_config
-from cryorbit.simulation.settings import DefocusRange, DefocusSeries, SimulationConfig, parse_defocus
+from cryorbit.simulation.settings import DefocusQuantiles, DefocusRange, DefocusSeries, SimulationConfig, parse_defocus
 from cryorbit.simulation.specimens import (
     Projection,
     choose_projection,
@@ -19,6 +19,7 @@ __all__ = [
     "KINDS",
     "MICROGRAPH_PRESETS",
     "PRESETS",
+    "DefocusQuantiles",
     "DefocusRange",
     "DefocusSeries",
     "MicrographConfig",

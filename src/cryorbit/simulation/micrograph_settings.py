@@ -110,6 +110,8 @@ class MicrographConfig(SimulationConfig):
             raise ValueError("dose_per_nm2, ice_nm and contrast_potential_V must be finite numbers")
         if self.optics.amplitude_contrast == 1:
             raise ValueError("amplitude contrast is 1, which leaves no phase: give 0.07 to 0.1")
+        if self.views > 1 or self.snr_factor > 1:
+            raise ValueError("views and snr_factor are for single boxes: leave them out for whole micrographs")
         if self.noise_spectrum is not None:
             raise ValueError("noise_spectrum is for single boxes: a micrograph's noise follows from dose and ice_nm")
         return self

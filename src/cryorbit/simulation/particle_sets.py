@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class SimulationSummary:
 
 def iter_images(
     truth: TruthTable,
-    projection: Projection,
+    projection: Projection | Sequence[Projection],
     config: SimulationConfig,
     batch_size: int = BATCH_IMAGES,
     other: Projection | None = None,
@@ -68,7 +68,7 @@ def iter_images(
     truth
         From :func:`cryorbit.simulation.draw_truth` with the same configuration.
     projection
-        The specimen.
+        The specimen; as many projections of it as the configuration has views.
     config
         The simulation.
     batch_size
@@ -77,7 +77,7 @@ def iter_images(
         Another particle for the junk; by default a phantom.
     """
     if isinstance(config, MicrographConfig):
-        for batch in iter_boxes(make_scene(truth, projection, config, other)):
+        for batch in iter_boxes(make_scene(truth, _only(projection), config, other)):
             for start in range(0, len(batch.images), batch_size):
                 yield batch.images[start : start + batch_size]
         return
@@ -88,7 +88,7 @@ def iter_images(
 
 def simulate(
     out: Path,
-    projection: Projection,
+    projection: Projection | Sequence[Projection],
     config: SimulationConfig,
     other: Projection | None = None,
     progress: Progress | None = None,
@@ -106,7 +106,7 @@ def simulate(
     out
         Folder to create; it may exist if it is empty.
     projection
-        The specimen.
+        The specimen; as many projections of it as the configuration has views.
     config
         The simulation; a :class:`~cryorbit.simulation.MicrographConfig` for particles boxed from whole micrographs.
     other
@@ -154,6 +154,7 @@ def simulate_paper(
     seed: int = 12345,
     progress: Progress | None = None,
     keep_micrographs: bool = False,
+    images: int = 2544,
 ) -> SimulationSummary:
     """Write the simulated set of the paper: 2,544 particles from 53 micrographs without noise.
 
@@ -169,6 +170,8 @@ def simulate_paper(
         Called with the number of images written and of all.
     keep_micrographs
         Whether to write the micrographs, too: 5 GB.
+    images
+        Number of particles; the paper's, unless a smaller set is wanted.
 
     Raises
     ------
@@ -179,7 +182,7 @@ def simulate_paper(
     ----------
     Miolane et al. 2020, section 4.1 (arXiv:1911.08121).
     """
-    config = make_simulation_config("paper-micrographs", {"seed": seed})
+    config = make_simulation_config("paper-micrographs", {"seed": seed, "images": images})
     return simulate(out, projection, config, progress=progress, keep_micrographs=keep_micrographs)
 
 
@@ -191,7 +194,7 @@ class _Written:
 
 def _write_set(
     folder: Path,
-    projection: Projection,
+    projection: Projection | Sequence[Projection],
     config: SimulationConfig,
     other: Projection | None,
     progress: Progress | None,
@@ -205,13 +208,18 @@ def _write_set(
             variances.append(batch.signal_variance)
             if progress is not None:
                 progress(stack.written, config.images)
-    write_tables(folder, truth, projection, config, np.concatenate(variances), intensities)
-    write_configuration(folder / "simulation.json", projection, config, intensities)
+    view = projection if isinstance(projection, Projection) else projection[0]
+    write_tables(folder, truth, view, config, np.concatenate(variances), intensities)
+    write_configuration(folder / "simulation.json", view, config, intensities)
     return _Written(int(truth.outlier.sum()), intensities)
 
 
 def _make_images(
-    folder: Path, truth: TruthTable, projection: Projection, config: SimulationConfig, other: Projection | None
+    folder: Path,
+    truth: TruthTable,
+    projection: Projection | Sequence[Projection],
+    config: SimulationConfig,
+    other: Projection | None,
 ) -> tuple[Intensities, Iterator[ImageBatch]]:
     """Signal and noise of a set, and its images; micrographs are written to their folder where there is one."""
     if not isinstance(config, MicrographConfig):
@@ -222,8 +230,16 @@ def _make_images(
     def keep(micrograph: Micrograph) -> None:
         write_micrograph(folder / micrograph_name(micrograph.number), micrograph.intensity, config.micrograph_pixel_A)
 
-    scene = make_scene(truth, projection, config, other)
+    scene = make_scene(truth, _only(projection), config, other)
     return scene.intensities, iter_boxes(scene, keep if (folder / MICROGRAPHS).is_dir() else None)
+
+
+def _only(projection: Projection | Sequence[Projection]) -> Projection:
+    """The specimen of micrographs, which is seen from one direction."""
+    if isinstance(projection, Projection):
+        return projection
+    (only,) = projection
+    return only
 
 
 def _check_has_micrographs(config: SimulationConfig) -> None:

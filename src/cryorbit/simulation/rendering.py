@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from cryorbit.conventions import FloatArray
+from cryorbit.errors import ConfigurationError
 from cryorbit.optics.ctf import ctf_2d
 from cryorbit.optics.microscope import b_factor_envelope, envelope
 from cryorbit.simulation.contaminants import ice_image, overlap_neighbour, weaken_to
@@ -76,29 +78,46 @@ class Renderer:
     ----------
     config
         The simulation.
-    particle, other
-        The specimen, and the particle that plays another one among the junk.
+    views
+        The specimen, from every direction that it is seen from.
+    other
+        The particle that plays another one among the junk.
     """
 
     config: SimulationConfig
-    particle: SplineImage
+    views: tuple[SplineImage, ...]
     other: SplineImage
 
+    @property
+    def particle(self) -> SplineImage:
+        """The specimen, seen from the first direction."""
+        return self.views[0]
 
-def make_renderer(projection: Projection, config: SimulationConfig, other: Projection | None = None) -> Renderer:
+
+def make_renderer(
+    projection: Projection | Sequence[Projection], config: SimulationConfig, other: Projection | None = None
+) -> Renderer:
     """Prepare a specimen for rendering.
 
     Parameters
     ----------
     projection
-        The specimen.
+        The specimen; as many projections of it as the configuration has views.
     config
         The simulation.
     other
         Another particle for the junk, brought to half of the specimen's contrast; by default a phantom.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are more or fewer projections than views.
     """
-    junk = weaken_to(other if other is not None else phantom_projection("other"), projection)
-    return Renderer(config, make_spline(projection), make_spline(junk))
+    views = [projection] if isinstance(projection, Projection) else list(projection)
+    if len(views) != config.views:
+        raise ConfigurationError(f"views is {config.views}, but the specimen is given from {len(views)} directions.")
+    junk = weaken_to(other if other is not None else phantom_projection("other"), views[0])
+    return Renderer(config, tuple(map(make_spline, views)), make_spline(junk))
 
 
 def make_spline(projection: Projection) -> SplineImage:
@@ -182,7 +201,7 @@ def clean_image(renderer: Renderer, truth: TruthTable, row: int) -> FloatImage:
         float(truth.defocus_v_A[row]),
         float(truth.defocus_angle_deg[row]),
     )
-    return apply_transfer(image, transfer)
+    return apply_transfer(image * truth.contrast[row], transfer)
 
 
 def junk_rng(config: SimulationConfig, row: int) -> np.random.Generator:
@@ -205,11 +224,12 @@ def placed_particles(renderer: Renderer, truth: TruthTable, row: int) -> list[Pl
     kind = str(truth.kind[row])
     if kind in ("noise", "ice"):
         return []
-    spline = renderer.other if kind == "other" else renderer.particle
+    particle = renderer.views[truth.view[row]]
+    spline = renderer.other if kind == "other" else particle
     placed = [PlacedParticle(spline, float(truth.psi_deg[row]), truth.shift_px[row])]
     if kind == "overlap":
         second = overlap_neighbour(junk_rng(renderer.config, row), renderer.config.box)
-        placed.append(PlacedParticle(renderer.particle, second.psi_deg, second.shift_px))
+        placed.append(PlacedParticle(particle, second.psi_deg, second.shift_px))
     return placed
 
 

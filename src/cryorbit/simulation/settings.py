@@ -43,6 +43,21 @@ class DefocusSeries:
         _check_defocus_um(*self.values_um)
 
 
+@dataclass(frozen=True)
+class DefocusQuantiles:
+    """Defocus of any distribution, given by its values at evenly spaced probabilities from 0 to 1, in micrometres."""
+
+    values_um: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_defocus_um(*self.values_um)
+        if len(self.values_um) < 2 or list(self.values_um) != sorted(self.values_um):
+            raise ConfigurationError("Defocus quantiles must be at least two values, none below the one before it.")
+
+
+Defocus = DefocusRange | DefocusSeries | DefocusQuantiles
+
+
 def _check_defocus_um(*values_um: float) -> None:
     for value in values_um:
         if not math.isfinite(value) or not 0 < value <= LARGEST_DEFOCUS_um:
@@ -92,7 +107,7 @@ class SimulationConfig(BaseModel):
     snr: float | None = Field(
         0.1, ge=0, description="Variance of the signal inside the disc over that of the noise; 0: no noise."
     )
-    defocus_um: Annotated[DefocusRange | DefocusSeries, BeforeValidator(_text_to_defocus)] = Field(
+    defocus_um: Annotated[Defocus, BeforeValidator(_text_to_defocus)] = Field(
         DefocusRange(0.5, 2.5), description="Range (0.5:2.5) or series (0.5,1.0,1.5) in micrometres."
     )
     astigmatism_A: float = Field(0.0, ge=0, description="Defocus U minus defocus V of every particle, in Angstrom.")
@@ -108,6 +123,18 @@ class SimulationConfig(BaseModel):
         "for all rings above. Default: white."
     )  # fmt: skip
     particles_per_micrograph: int = Field(48, ge=1)
+    views: int = Field(1, ge=1, le=1000, description="Directions that particles are seen from, evenly in a cone.")
+    view_spread_deg: float = Field(0.0, ge=0, le=90, description="How far they lie from the view at most.")
+    snr_factor: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="Particles differ in contrast: the ratio of signal to noise is up to this factor higher or lower, "
+        "log-uniform.",
+    )
+    sorting_scores: bool = Field(
+        False, description="Whether the truth has a Z-score like that of RELION's particle sorting."
+    )
     seed: int = Field(12345, ge=0, lt=2**32)
 
     @property
@@ -140,7 +167,7 @@ class SimulationConfig(BaseModel):
         return self
 
 
-def _values_um(defocus: DefocusRange | DefocusSeries) -> tuple[float, ...]:
+def _values_um(defocus: Defocus) -> tuple[float, ...]:
     return (defocus.low_um, defocus.high_um) if isinstance(defocus, DefocusRange) else defocus.values_um
 
 

@@ -108,11 +108,26 @@ def phantom_projection(kind: PhantomKind = "particle", view: View = (0.0, 0.0), 
     seed
         Decides the particle's inner structure.
     """
-    atoms_A = phantom_atoms_A(kind, seed) @ view_matrix(view).T
+    return project_atoms(phantom_atoms_A(kind, seed), view_matrix(view), view)
+
+
+def project_atoms(atoms_A: FloatArray, matrix: FloatArray, view: View) -> Projection:
+    """Projection of equal Gaussian pseudo-atoms.
+
+    Parameters
+    ----------
+    atoms_A
+        Their places, shape (atoms, 3), x y z.
+    matrix
+        Rotation that brings them into the view, shape (3, 3).
+    view
+        The direction that the projection is said to be seen from.
+    """
+    turned_A = atoms_A @ matrix.T
     offset_A = (np.arange(PHANTOM_WIDTH_PX) - PHANTOM_WIDTH_PX // 2) * PHANTOM_PIXEL_A
     # A Gaussian is the product of its profiles along x and y, so their sum over atoms is one matrix product.
     x, y = (
-        np.exp(-0.5 * ((offset_A[None, :] - atoms_A[:, axis, None]) / PHANTOM_ATOM_SIGMA_A) ** 2) for axis in (0, 1)
+        np.exp(-0.5 * ((offset_A[None, :] - turned_A[:, axis, None]) / PHANTOM_ATOM_SIGMA_A) ** 2) for axis in (0, 1)
     )
     return Projection(y.T @ x, PHANTOM_PIXEL_A, *view, volume_A3=len(atoms_A) * RESIDUE_DA * PROTEIN_VOLUME_A3_PER_DA)
 
@@ -144,12 +159,31 @@ def map_projection(
         If the file is missing, not an MRC map, not cubic, without voxel size, or holds values that are not
         numbers.
     """
-    volume, voxel_A = _read_map(Path(path), voxel_size_A)
+    volume, voxel_A = read_map(Path(path), voxel_size_A)
+    return project_volume(volume, voxel_A, view_matrix(view), view, order)
+
+
+def project_volume(volume: FloatArray, voxel_A: float, matrix: FloatArray, view: View, order: int = 1) -> Projection:
+    """Projection of a map that has been read.
+
+    Parameters
+    ----------
+    volume
+        Shape (n, n, n), z y x.
+    voxel_A
+        Voxel size in Angstrom.
+    matrix
+        Rotation that brings it into the view, shape (3, 3).
+    view
+        The direction that the projection is said to be seen from.
+    order
+        Of the spline that turns it.
+    """
     n, particle_A3 = len(volume), _particle_volume_A3(volume, voxel_A)
-    if any(view):
+    if not np.array_equal(matrix, np.eye(3)):
         # scipy's splines and not Fourier slices: on analytic blobs as sharp as a map may hold (sigma 1.2 voxels) the
         # relative error of order 5 is 0.0004, against 0.01 for torch-fourier-slice padded twofold.
-        to_input = view_matrix(view)[::-1, ::-1].T
+        to_input = matrix[::-1, ::-1].T
         centre = np.full(3, n // 2)
         volume = ndimage.affine_transform(volume, to_input, centre - to_input @ centre, order=order)
     image = volume.sum(axis=0, dtype=np.float64) * voxel_A
@@ -180,13 +214,54 @@ def structure_projection(path: Path, view: View = (0.0, 0.0)) -> Projection:
     ----------
     International Tables for Crystallography C, table 4.3.2.2, through gemmi.
     """
+    density = structure_volume(path, view_matrix(view), MODEL_SPACING_A)
+    image = density.volume.sum(axis=0, dtype=np.float64) * density.voxel_A
+    return Projection(image, density.voxel_A, *view, volume_A3=density.particle_A3)
+
+
+@dataclass(frozen=True)
+class ModelDensity:
+    """The potential of an atomic model on a grid.
+
+    Attributes
+    ----------
+    volume
+        Shape (n, n, n), z y x; the mean of the atoms' positions is at voxel n // 2.
+    voxel_A
+        Voxel size in Angstrom.
+    particle_A3
+        The particle's volume, from its mass.
+    """
+
+    volume: FloatArray
+    voxel_A: float
+    particle_A3: float
+
+
+def structure_volume(path: Path, matrix: FloatArray, spacing_A: float) -> ModelDensity:
+    """The potential of an atomic model that has been turned, as :func:`structure_projection` projects it.
+
+    Parameters
+    ----------
+    path
+        mmCIF or PDB file, also compressed with gzip.
+    matrix
+        The turn, shape (3, 3).
+    spacing_A
+        Voxel size at most, unless the grid would be too large.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file is missing or holds no atomic model.
+    """
     structure = _read_structure(Path(path))
     model = structure[0]
     atoms = [atom for chain in model for residue in chain for atom in residue]
     positions_A = np.array([atom.pos.tolist() for atom in atoms])
-    turned_A = (positions_A - positions_A.mean(axis=0)) @ view_matrix(view).T
+    turned_A = (positions_A - positions_A.mean(axis=0)) @ matrix.T
     width_A = 2.0 * (float(np.abs(turned_A).max()) + MODEL_MARGIN_A)
-    spacing_A = max(MODEL_SPACING_A, width_A / MODEL_LARGEST_GRID)
+    spacing_A = max(spacing_A, width_A / MODEL_LARGEST_GRID)
     structure.cell = gemmi.UnitCell(width_A, width_A, width_A, 90, 90, 90)
     structure.spacegroup_hm = "P 1"
     calculator = gemmi.DensityCalculatorE()
@@ -198,13 +273,14 @@ def structure_projection(path: Path, view: View = (0.0, 0.0)) -> Projection:
     for atom, xyz in zip(atoms, turned_A + width_A / n * (n // 2), strict=True):
         atom.pos = gemmi.Position(*xyz)
     calculator.put_model_density_on_grid(model)
-    # gemmi's grid is indexed x y z: summed over z it is turned into rows of y.
-    image = np.array(calculator.grid, copy=False).sum(axis=2, dtype=np.float64).T * (width_A / n)
     mass_Da = sum(atom.element.weight * atom.occ for atom in atoms) / NOT_HYDROGEN
-    return Projection(image, width_A / n, *view, volume_A3=mass_Da * PROTEIN_VOLUME_A3_PER_DA)
+    # gemmi's grid is indexed x y z.
+    volume = np.array(calculator.grid, copy=False).transpose()
+    return ModelDensity(volume, width_A / n, mass_Da * PROTEIN_VOLUME_A3_PER_DA)
 
 
-def _read_map(path: Path, voxel_size_A: float | None) -> tuple[FloatArray, float]:
+def read_map(path: Path, voxel_size_A: float | None = None) -> tuple[FloatArray, float]:
+    """Voxels of a cubic MRC map in the order z y x, and their size in Angstrom; as :func:`map_projection` reads it."""
     if not path.is_file():
         raise ParticleDataError(f"{path} does not exist; expected a map in MRC format: check the path.")
     try:

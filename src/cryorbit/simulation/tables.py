@@ -16,6 +16,7 @@ from cryorbit.conventions import (
     ORIGIN_X,
     ORIGIN_Y,
     PSI,
+    SELECT_ZSCORE,
     TRUTH_KIND,
     TRUTH_OUTLIER,
     FloatArray,
@@ -25,8 +26,10 @@ from cryorbit.io.star import write_star
 from cryorbit.simulation.micrograph_settings import MicrographConfig
 from cryorbit.simulation.noise import Intensities
 from cryorbit.simulation.settings import SimulationConfig
+from cryorbit.simulation.sorting import sorting_z_scores
 from cryorbit.simulation.specimens import Projection
 from cryorbit.simulation.truth import TruthTable
+from cryorbit.simulation.view_spread import cone_tips
 
 
 def optics_table(config: SimulationConfig) -> pd.DataFrame:
@@ -75,7 +78,7 @@ def experimenter_table(truth: TruthTable) -> pd.DataFrame:
 
 def truth_table(truth: TruthTable, projection: Projection, config: SimulationConfig) -> pd.DataFrame:
     """Tabulate the experimenter's rows with the true defocus and what only the simulator knows."""
-    return experimenter_table(truth).assign(
+    table = experimenter_table(truth).assign(
         **{
             DEFOCUS_U: truth.defocus_u_A,
             DEFOCUS_V: truth.defocus_v_A,
@@ -88,11 +91,17 @@ def truth_table(truth: TruthTable, projection: Projection, config: SimulationCon
             TRUTH_KIND: truth.kind.tolist(),
         }
     )
+    if config.sorting_scores:
+        table[SELECT_ZSCORE] = sorting_z_scores(truth.outlier, config.seed)
+    return table
 
 
-def plain_table(truth: TruthTable, snr: FloatArray) -> pd.DataFrame:
-    """Tabulate the truth in plain numbers, one row per image, counted from 0."""
-    return pd.DataFrame(
+def plain_table(truth: TruthTable, snr: FloatArray, config: SimulationConfig) -> pd.DataFrame:
+    """Tabulate the truth in plain numbers, one row per image, counted from 0.
+
+    Where particles are seen from several directions, it says how far each is tipped from the view, and to which side.
+    """
+    table = pd.DataFrame(
         {
             "index": np.arange(len(truth)),
             "psi_deg": truth.psi_deg,
@@ -104,6 +113,10 @@ def plain_table(truth: TruthTable, snr: FloatArray) -> pd.DataFrame:
             "snr": snr,
         }
     )
+    if config.views > 1:
+        tips = cone_tips(config.views, config.view_spread_deg)
+        table["tip_deg"], table["tip_direction_deg"] = tips.tip_deg[truth.view], tips.direction_deg[truth.view]
+    return table
 
 
 def write_tables(
@@ -136,7 +149,7 @@ def write_tables(
     write_star(folder / "truth.star", {"optics": optics, "particles": truth_table(truth, projection, config)})
     noise_variance = intensities.noise_std**2
     snr = signal_variance / noise_variance if noise_variance else np.full(len(truth), np.inf)
-    plain_table(truth, snr).to_csv(folder / "truth.csv", index=False, float_format="%.9g")
+    plain_table(truth, snr, config).to_csv(folder / "truth.csv", index=False, float_format="%.9g")
 
 
 def write_configuration(path: Path, projection: Projection, config: SimulationConfig, intensities: Intensities) -> None:

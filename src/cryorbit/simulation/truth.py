@@ -12,11 +12,13 @@ from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.simulation.contaminants import KINDS, edge_shift_px
 from cryorbit.simulation.layout import draw_layout
 from cryorbit.simulation.micrograph_settings import MicrographConfig
-from cryorbit.simulation.settings import DefocusRange, SimulationConfig
+from cryorbit.simulation.settings import DefocusQuantiles, DefocusRange, DefocusSeries, SimulationConfig
 
 TRUE_PARTICLE = "none"
 # Width in pixels of the micrographs that the particles are said to come from.
 MICROGRAPH_WIDTH_PX = 4096
+# Streams of chance that came later than the others, which must not change for it.
+VIEW_STREAM, CONTRAST_STREAM = 5, 6
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class TruthTable:
         Number of the micrograph, from 0, shape (n,).
     coordinate_px
         Centre of the box in the micrograph, x and y in pixels, shape (n, 2).
+    view
+        Number of the direction that each is seen from, from 0, shape (n,).
+    contrast
+        Factor of each particle's signal, shape (n,).
     """
 
     psi_deg: FloatArray
@@ -47,6 +53,8 @@ class TruthTable:
     kind: np.ndarray
     micrograph: NDArray[np.int64]
     coordinate_px: FloatArray
+    view: NDArray[np.int64]
+    contrast: FloatArray
 
     def __len__(self) -> int:
         return len(self.psi_deg)
@@ -98,12 +106,22 @@ def draw_truth(config: SimulationConfig) -> TruthTable:
         kind=kind,
         micrograph=micrograph,
         coordinate_px=_scatter_px(config, rng) if layout is None else layout.coordinate_px,
+        view=_stream(config, VIEW_STREAM).integers(config.views, size=n),
+        contrast=np.sqrt(config.snr_factor ** _stream(config, CONTRAST_STREAM).uniform(-1.0, 1.0, n)),
     )
+
+
+def _stream(config: SimulationConfig, number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(number,)))
 
 
 def _draw_defocus_um(config: SimulationConfig, rng: np.random.Generator) -> FloatArray:
     if isinstance(config.defocus_um, DefocusRange):
         return rng.uniform(config.defocus_um.low_um, config.defocus_um.high_um, config.images)
+    if isinstance(config.defocus_um, DefocusQuantiles):
+        quantiles = np.asarray(config.defocus_um.values_um)
+        probabilities = np.linspace(0.0, 1.0, len(quantiles))
+        return np.asarray(np.interp(rng.uniform(size=config.images), probabilities, quantiles))
     return rng.permutation(np.resize(np.asarray(config.defocus_um.values_um, dtype=np.float64), config.images))
 
 
@@ -123,7 +141,7 @@ def _draw_kinds(config: SimulationConfig, rng: np.random.Generator) -> np.ndarra
 
 def _group_by_defocus(defocus_A: FloatArray, config: SimulationConfig, rng: np.random.Generator) -> NDArray[np.int64]:
     order = np.argsort(defocus_A, kind="stable")
-    levels = [order] if isinstance(config.defocus_um, DefocusRange) else _split_levels(order, defocus_A)
+    levels = _split_levels(order, defocus_A) if isinstance(config.defocus_um, DefocusSeries) else [order]
     # Groups of nearly equal size: a last micrograph of one particle would give that particle's defocus away.
     size = config.particles_per_micrograph
     groups = [rows for level in levels for rows in np.array_split(level, math.ceil(len(level) / size))]
