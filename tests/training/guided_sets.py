@@ -37,7 +37,7 @@ def simulated(psi_deg, defocus_um, shift_px):
     defocus_A, zeros = 1e4 * np.asarray(defocus_um), np.zeros(n)
     truth = TruthTable(
         np.asarray(psi_deg), defocus_A, defocus_A, zeros, np.asarray(shift_px), np.full(n, "none"),
-        zeros.astype(np.int64), np.zeros((n, 2)),
+        zeros.astype(np.int64), np.zeros((n, 2)), zeros.astype(np.int64), np.ones(n),
     )  # fmt: skip
     return np.stack([clean_image(RENDERER, truth, row) for row in range(n)])
 

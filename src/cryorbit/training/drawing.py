@@ -200,13 +200,19 @@ class ImageSampler:
         An empty image, a particle far off the centre, a part of one, one with a neighbour that reaches into its box,
         and one of a defocus that the set does not have.
         """
-        each = [len(part) for part in torch.arange(n_images).tensor_split(JUNK_KINDS)]
-        empty = torch.zeros(each[0], self.box_size, self.box_size)
-        far_off = moved(self._particles(each[1]).images, _anywhere(each[1], self.box_size, FAR_OFF))
-        farthest = 0.5 + self.particle_radius_px / self.box_size
-        neighbour = moved(self._particles(each[3]).images, _anywhere(each[3], self.box_size, (NEAREST, farthest)))
-        pair = self._particles(each[3]).images + neighbour
-        images = torch.cat([empty, far_off, self._broken(self._particles(each[2]).images), pair, self._beyond(each[4])])
+        if n_images == 0:
+            return torch.zeros(0, self.box_size, self.box_size)
+        each, box = math.ceil(n_images / JUNK_KINDS), self.box_size
+        whole, off_centre, broken, beside = (self._particles(each).images for _ in range(4))
+        farthest = 0.5 + self.particle_radius_px / box
+        images = torch.cat([
+            torch.zeros(each, box, box),
+            moved(off_centre, _anywhere(each, box, FAR_OFF)),
+            self._broken(broken),
+            whole + moved(beside, _anywhere(each, box, (NEAREST, farthest))),
+            self._beyond(each),
+        ])  # fmt: skip
+        images = images[torch.randperm(len(images))[:n_images].sort().values]
         if noise:
             images = images + self._noise(n_images)
         return self._standardised(images, noise)
@@ -240,8 +246,6 @@ def moved(images: Float[Tensor, "batch h w"], by_px: Float[Tensor, "batch 2"]) -
 
 
 def _images(spectra: Tensor, size: int) -> Float[Tensor, "batch h w"]:
-    if not len(spectra):  # which not every Fourier library takes
-        return torch.zeros(0, size, size)
     images: Tensor = torch.fft.irfft2(spectra, s=(size, size))
     return images
 
