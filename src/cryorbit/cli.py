@@ -76,7 +76,7 @@ def _tell(result: RunResult) -> None:
         typer.echo(f"Report:    {result.report}")
     if result.particles is not None and result.estimates is not None:
         kept = int(result.estimates["kept"].sum())
-        typer.echo(f"Particles: {result.folder / 'particles.star'} ({kept:,} of {len(result.particles):,} kept)")
+        typer.echo(f"Particles: {result.particles.name} ({kept:,} of {len(result.particles):,} kept)")
     else:
         typer.echo(f"Run:       {result.folder}")
 
@@ -381,10 +381,10 @@ def evaluate(
 ) -> None:
     """Compare a result with the truth: equation 8 of the paper and company."""
     from cryorbit.estimation.truth import evaluate_tables, read_truth
+    from cryorbit.io import read_particles
     from cryorbit.io.runs import isotropy_order_beside
-    from cryorbit.io.star import read_star
 
-    table = read_star(result, check_images=False)
+    table = read_particles(result, check_images=False)
     order = symmetry or isotropy_order_beside(result)
     metrics = evaluate_tables(table, read_truth(truth, table, outlier_column), order).as_dict()
     typer.echo(json.dumps(metrics, indent=2) if as_json else _evaluation_text(metrics))

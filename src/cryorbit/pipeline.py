@@ -14,9 +14,8 @@ import cryorbit
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import read_truth
-from cryorbit.io import read_particles
+from cryorbit.io import read_particles, written_particles
 from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stacks_fingerprint
-from cryorbit.io.star import read_star
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
@@ -208,13 +207,13 @@ def rerun(
 
 def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     """Particles of a run: as it wrote them where only the page is drawn again, else as it read them."""
-    written = folder.path / "particles.star"
+    written = written_particles(folder.path)
     if stage == "report" and written.is_file():
-        return read_star(written, check_images=False)
+        return read_particles(written, check_images=False)
     recorded = folder.manifest["input"]
     path = Path(recorded["path"])
     root = recorded.get("stack_root")
-    table = read_star(path, Path(root) if root is not None else None, check_images=False)
+    table = read_particles(path, root, check_images=False)
     if file_sha256(path) != recorded["sha256"]:
         raise ParticleDataError(f"{path}: has changed since the run in {folder.path}; start a new run with it.")
     if len(table) != recorded["particles"]:
@@ -250,6 +249,6 @@ def _result(folder: Path) -> RunResult:
     particles = estimates = None
     if (folder / "estimates.parquet").is_file():
         estimates = read_table(folder / "estimates.parquet")
-        particles = read_star(folder / "particles.star", check_images=False)
+        particles = read_particles(written_particles(folder), check_images=False)
     page = folder / "report.html"
     return RunResult(folder, particles, estimates, page if page.is_file() else None)

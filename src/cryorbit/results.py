@@ -14,7 +14,7 @@ from cryorbit import conventions
 from cryorbit.alignment.orbit import ParticlePoses
 from cryorbit.config import EstimationConfig
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, origin_from_shift_A, particle_weight
-from cryorbit.io import write_particles
+from cryorbit.io import particles_suffix, write_particles
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.particles import ParticleTable
@@ -269,7 +269,6 @@ def _defocus_columns(particles: ParticleTable, mean_A: FloatArray) -> dict[str, 
 
 
 def write_particle_files(folder: Path, table: ParticleTable, kept: NDArray[np.bool_]) -> None:
-    """Write all, the kept and the dropped particles as STAR files."""
-    write_particles(folder / "particles.star", table)
-    write_particles(folder / "particles_kept.star", table.where(kept))
-    write_particles(folder / "particles_dropped.star", table.where(~kept))
+    """Write all, the kept and the dropped particles as files of the input's format."""
+    for name, chosen in (("", table), ("_kept", table.where(kept)), ("_dropped", table.where(~kept))):
+        write_particles(folder / f"particles{name}{particles_suffix(table)}", chosen)

@@ -13,7 +13,8 @@ from cryorbit import conventions
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.evaluation import Evaluation, evaluate
-from cryorbit.io.star import IMAGE_NAME, read_star, unquoted
+from cryorbit.io import read_particles
+from cryorbit.io.star import IMAGE_NAME, unquoted
 from cryorbit.particles import ParticleTable
 
 # The paper calls a particle an outlier if RELION's Z-score is larger than this in absolute value (section 3.2.1).
@@ -64,7 +65,7 @@ def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = N
     ParticleDataError
         If a row of the result has no counterpart, or the outlier column does not exist.
     """
-    table = read_star(path, check_images=False)
+    table = read_particles(path, check_images=False)
     rows = _matching_rows(table, result)
     truth = table.take(rows)
     psi = truth.psi_deg if conventions.PSI in truth else None

@@ -5,32 +5,81 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryorbit.errors import ParticleDataError
+from cryorbit.io.cryosparc import CsDocument, examine_cs, write_cs
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.star import read_star, write_particles
+from cryorbit.io.star import examine_star, write_star_particles
 from cryorbit.particles import ParticleTable
 
-__all__ = ["ImageStack", "read_particles", "write_particles"]
+__all__ = [
+    "ImageStack",
+    "examine_particles",
+    "particles_suffix",
+    "read_particles",
+    "write_particles",
+    "written_particles",
+]
+
+CRYOSPARC_SUFFIXES = (".cs", ".csg")
 
 
-def read_particles(path: str | Path, stack_root: str | Path | None = None) -> ParticleTable:
+def read_particles(path: str | Path, stack_root: str | Path | None = None, check_images: bool = True) -> ParticleTable:
     """Read a particle file and find its image stacks.
 
     Parameters
     ----------
     path
-        RELION STAR file, 3.0 or later.
+        RELION STAR file, 3.0 or later, or cryoSPARC .cs or .csg file.
     stack_root
         Folder that the file's image paths start from, where a project was moved; else the working folder, then
         the file's own folder and those above it are tried.
+    check_images
+        Whether to look at every stack's header.
 
     Raises
     ------
     ParticleDataError
         With every problem of the file and of its stacks, one sentence each.
     """
-    path = Path(path)
-    if path.suffix == ".cs":
-        raise ParticleDataError(
-            f"{path}: cryoSPARC files cannot be read yet; convert it with pyem's csparc2star.py and give the STAR file."
-        )
-    return read_star(path, Path(stack_root) if stack_root is not None else None)
+    table, problems = examine_particles(Path(path), Path(stack_root) if stack_root is not None else None, check_images)
+    if problems:
+        raise ParticleDataError(problems)
+    return table
+
+
+def examine_particles(
+    path: Path, stack_root: Path | None = None, check_images: bool = True
+) -> tuple[ParticleTable, list[str]]:
+    """Read a particle file as far as it can be understood, and list what is wrong with it.
+
+    Parameters are those of :func:`read_particles`.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file holds no particles at all.
+    """
+    examine = examine_cs if path.suffix in CRYOSPARC_SUFFIXES else examine_star
+    return examine(path, stack_root, check_images)
+
+
+def particles_suffix(table: ParticleTable) -> str:
+    """Suffix of the files that this table is written to: its own format."""
+    return ".cs" if isinstance(table.source.document, CsDocument) else ".star"
+
+
+def write_particles(path: Path, table: ParticleTable) -> None:
+    """Write a table in the format of the file it came from; what was not changed comes out as it was.
+
+    Raises
+    ------
+    ParticleDataError
+        If the table did not come from a file.
+    """
+    write = write_cs if isinstance(table.source.document, CsDocument) else write_star_particles
+    write(path, table)
+
+
+def written_particles(folder: Path) -> Path:
+    """The file of all particles in a run folder, in the format of the input; the STAR file where there is none yet."""
+    records = folder / "particles.cs"
+    return records if records.is_file() else folder / "particles.star"

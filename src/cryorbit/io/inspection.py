@@ -10,8 +10,9 @@ import numpy as np
 
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.errors import ParticleDataError
+from cryorbit.io import examine_particles
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.star import IMAGE_NAME, examine_star, remarks
+from cryorbit.io.star import IMAGE_NAME, remarks
 from cryorbit.particles import ParticleTable
 
 SAMPLED_IMAGES = 1000
@@ -44,7 +45,7 @@ def inspect_particles(path: Path, stack_root: Path | None = None, seed: int = 0)
     ParticleDataError
         If there is no table of particles in the file at all.
     """
-    table, problems = examine_star(path, stack_root)
+    table, problems = examine_particles(path, stack_root)
     facts = [f"{path}: {len(table):,} particles in {_stacks(table)} ({table.source.file_format})"]
     facts.append(f"columns: {', '.join(map(str, table.frame.columns))}")
     facts.extend(_imaging_facts(table, sound=not problems))

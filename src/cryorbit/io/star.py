@@ -21,6 +21,7 @@ from gemmi import cif
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
+from cryorbit.io.stacks import find_stack
 from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging
 from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source, as_text
 
@@ -135,20 +136,6 @@ def _pairs(block: cif.Block) -> Iterator[tuple[str, str]]:
             yield tag, value
 
 
-def _find_stack(name: str, star_path: Path, stack_root: Path | None) -> Path:
-    """Where a stack's path leads; the most likely place where it is nowhere."""
-    given = Path(name)
-    if given.is_absolute() and stack_root is None:
-        return given
-    relative = Path(*given.parts[1:]) if given.is_absolute() else given
-    home = star_path.resolve().parent
-    roots = [stack_root] if stack_root is not None else [Path.cwd(), home, *home.parents]
-    for root in roots:
-        if os.path.exists(root / relative):  # noqa: PTH110 - Path.exists raises where a name is too long
-            return root / relative
-    return roots[0] / relative if stack_root is not None else home / relative
-
-
 def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]) -> ImageLocations:
     names = unquoted(frame[IMAGE_NAME])
     parts = names.str.split("@", n=1, expand=True)
@@ -166,7 +153,7 @@ def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problem
         )
         numbers = numbers.fillna(1).clip(lower=1)
     codes, unique = pd.factorize(stack_names)
-    stacks = tuple(_find_stack(str(name), path, stack_root) for name in unique)
+    stacks = tuple(find_stack(str(name), path, stack_root) for name in unique)
     return ImageLocations(stacks, codes.astype(np.int64), numbers.to_numpy(dtype=np.int64) - 1)
 
 
@@ -297,7 +284,7 @@ def write_star(path: Path, blocks: Mapping[str, pd.DataFrame]) -> None:
     _write_lines(path, lines())
 
 
-def write_particles(path: Path, table: ParticleTable) -> None:
+def write_star_particles(path: Path, table: ParticleTable) -> None:
     """Write a table in the form of the file it came from: other blocks, order and untouched values as they were.
 
     Raises

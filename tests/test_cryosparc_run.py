@@ -1,0 +1,83 @@
+"""A run on a cryoSPARC job gives what a run on the same particles of RELION gives, in cryoSPARC's own terms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cryorbit import conventions, read_particles, rerun, run
+from cryorbit.io.inspection import inspect_particles
+
+from .pipeline_sets import tiny_config, tiny_set
+
+
+def as_records(star):
+    """The particles of a STAR file as cryoSPARC would have them."""
+    table = read_particles(star)
+    n = len(table)
+    fields = [
+        ("uid", "<u8"), ("blob/path", "S80"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,)), ("blob/psize_A", "<f4"),
+        ("blob/sign", "<f4"), ("ctf/accel_kv", "<f4"), ("ctf/cs_mm", "<f4"), ("ctf/amp_contrast", "<f4"),
+        ("ctf/df1_A", "<f4"), ("ctf/df2_A", "<f4"), ("ctf/df_angle_rad", "<f4"), ("ctf/phase_shift_rad", "<f4"),
+        ("location/exp_group_id", "<u4"),
+    ]  # fmt: skip
+    made = np.zeros(n, dtype=fields)
+    made["uid"] = np.random.default_rng(0).permutation(np.arange(n, dtype=np.uint64) * 11 + 2**63)
+    made["blob/path"] = [b">" + star.with_name("particles.mrcs").name.encode()] * n
+    made["blob/idx"], made["blob/sign"] = table.locations.slice_index, 1
+    made["blob/psize_A"], made["ctf/accel_kv"] = table.imaging.pixel_size_A, table.imaging.voltage_kV
+    made["ctf/cs_mm"], made["ctf/amp_contrast"] = table.imaging.cs_mm, table.imaging.amplitude_contrast
+    made["ctf/df1_A"], made["ctf/df2_A"] = table.defocus_u_A, table.defocus_v_A
+    made["location/exp_group_id"] = 7
+    return made
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Runs on a STAR file and on the same particles as a .cs file."""
+    folder = tmp_path_factory.mktemp("cs")
+    star = tiny_set(folder / "set")
+    records = star.with_name("J3_particles.cs")
+    with records.open("wb") as handle:
+        np.save(handle, as_records(star))
+    runs = [run(path, folder / name, tiny_config()) for path, name in ((star, "star"), (records, "cs"))]
+    return records, *runs
+
+
+def test_the_estimates_are_the_same(both):
+    _, of_star, of_records = both
+    # A .cs file has fewer digits: of voltage, contrast and pixel size too.
+    for name, error in (("psi_deg", 0.01), ("defocus_um", 1e-3), ("outlier_probability", 0.05), ("kept", 0)):
+        one, other = (result.estimates[name].astype(float) for result in (of_records, of_star))
+        np.testing.assert_allclose(one, other, rtol=0, atol=error)
+
+
+def test_the_files_are_cryosparcs(both):
+    records, of_star, of_records = both
+    before, folder = np.load(records), of_records.folder
+    after = np.load(folder / "particles.cs", allow_pickle=False)
+    for name in before.dtype.names:
+        kept = f"cryorbit/input/{name}" if f"cryorbit/input/{name}" in after.dtype.names else name
+        np.testing.assert_array_equal(after[kept], before[name])
+    star = of_star.particles
+    degrees = np.degrees(after["alignments2D/pose"])
+    assert np.abs(conventions.wrap_deg(degrees - star.psi_deg)).max() < 1e-2
+    origin_A = after["alignments2D/shift"] * after["alignments2D/psize_A"][:, None]
+    np.testing.assert_allclose(origin_A[:, 0], star.numbers(conventions.ORIGIN_X), atol=1e-2)
+    parts = [np.load(folder / f"particles_{part}.cs")["uid"] for part in ("kept", "dropped")]
+    assert sorted(np.concatenate(parts)) == sorted(before["uid"])
+    assert not list(folder.glob("*.star"))
+
+
+def test_stages_are_done_again_and_the_page_is_drawn_again(both):
+    _, _, of_records = both
+    again = rerun(of_records.folder, "estimate")
+    np.testing.assert_array_equal(again.particles.psi_deg, of_records.particles.psi_deg)
+    assert rerun(of_records.folder, "report").report.is_file()
+
+
+def test_a_cs_file_is_inspected(both):
+    records, _, _ = both
+    found = inspect_particles(records)
+    assert not found.problems
+    assert any("cryosparc" in fact for fact in found.facts)
