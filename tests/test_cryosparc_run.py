@@ -7,6 +7,7 @@ import pytest
 
 from cryorbit import conventions, read_particles, rerun, run
 from cryorbit.io.inspection import inspect_particles
+from cryorbit.selection import export
 
 from .pipeline_sets import tiny_config, tiny_set
 
@@ -81,3 +82,17 @@ def test_a_cs_file_is_inspected(both):
     found = inspect_particles(records)
     assert not found.problems
     assert any("cryosparc" in fact for fact in found.facts)
+
+
+def test_particles_of_a_cs_run_are_exported_as_either(both, tmp_path):
+    records, of_star, of_records = both
+    one = export(of_records.folder, tmp_path / "a.cs")
+    assert export(of_records.folder, tmp_path / "a.star").written == one.written
+    uids = np.load(tmp_path / "a.cs")["uid"]
+    star = read_particles(tmp_path / "a.star", stack_root=records.parent)
+    assert list(star.frame["cryosparcUid"]) == [str(uid) for uid in uids]
+    # RELION reads the same optics and the same estimates from it.
+    first = of_star.particles
+    np.testing.assert_allclose(star.imaging.pixel_size_A, first.imaging.pixel_size_A[0], rtol=1e-6)
+    kept = of_star.estimates["kept"].to_numpy()
+    np.testing.assert_allclose(star.numbers("rlnAnglePsi"), first.psi_deg[kept], atol=0.02)

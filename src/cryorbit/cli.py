@@ -491,6 +491,36 @@ def report(
         _tell(rerun(folder, "report", truth=truth, observer=observer))
 
 
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .star or .cs.", show_default=False)],
+    part: Annotated[
+        str | None,
+        typer.Option(help="kept, dropped or all. Default: kept, or all where another condition is given."),
+    ] = None,
+    max_probability: Annotated[
+        float | None, typer.Option(help="Most probability to be an outlier (0 to 1).", show_default=False)
+    ] = None,
+    max_zscore: Annotated[float | None, typer.Option(help="Most rlnParticleSelectZScore.", show_default=False)] = None,
+    selection: Annotated[
+        Path | None,
+        typer.Option(help="Particle file, or text file with an image name on each line.", show_default=False),
+    ] = None,
+    complement: Annotated[bool, typer.Option("--complement", help="All other particles instead.")] = False,
+    seed: Seed = 12345,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another file of that name.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write some particles of a run as a file of their own, for RELION or cryoSPARC to go on with."""
+    from cryorbit.selection import Choice
+    from cryorbit.selection import export as export_particles
+
+    choice = Choice(part, max_probability, max_zscore, selection, complement)
+    done = export_particles(folder, out, choice, overwrite=overwrite)
+    typer.echo(f"Particles: {done.path} ({done.written:,} of {done.total:,})")
+
+
 def _version(show: bool) -> None:
     if show:
         from cryorbit import __version__

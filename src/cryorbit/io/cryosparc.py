@@ -30,6 +30,7 @@ from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
+from cryorbit.io.star import write_star
 from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTable, Source
 
 Records = NDArray[np.void]
@@ -248,8 +249,10 @@ def _uid_problems(path: Path, records: Records) -> list[str]:
     return [f"{path}: uid {unique[counts > 1][0]} stands in {counts.max()} records; expected every uid once."]
 
 
-def _text(values: NDArray[Any]) -> list[str]:
-    return [value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value) for value in values]
+def _paths(values: NDArray[Any]) -> list[str]:
+    """Paths as text; cryoSPARC marks those within the project by a '>'."""
+    texts = (value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value) for value in values)
+    return [text.removeprefix(">") for text in texts]
 
 
 def _number_text(values: NDArray[Any]) -> list[str]:
@@ -272,13 +275,13 @@ _READ: Mapping[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 def _columns(path: Path, document: CsDocument, problems: list[str]) -> tuple[pd.DataFrame, Imaging]:
     """RELION's columns of the fields that cryorbit reads, as text, and typed views."""
     n = len(document.records)
-    stacks, numbers = _text(document[STACK]), document[INDEX].astype(np.int64) + 1
+    stacks, numbers = _paths(document[STACK]), document[INDEX].astype(np.int64) + 1
     columns: dict[str, list[str]] = {
         "rlnImageName": [f"{number:06d}@{stack}" for number, stack in zip(numbers.tolist(), stacks, strict=True)]
     }
     for name in ("location/micrograph_path", "micrograph_blob/path"):
         if name in document:
-            columns["rlnMicrographName"] = _text(document[name])
+            columns["rlnMicrographName"] = _paths(document[name])
             break
     for column, (field, unit) in _READ.items():
         if field in document:
@@ -314,8 +317,7 @@ def _floats(document: CsDocument, field: str, n: int) -> FloatArray:
 
 def _locations(path: Path, document: CsDocument, stack_root: Path | None) -> ImageLocations:
     codes, unique = pd.factorize(document[STACK])
-    # cryoSPARC marks paths within the project by a '>'.
-    stacks = tuple(find_stack(name.removeprefix(">"), path, stack_root) for name in _text(np.asarray(unique)))
+    stacks = tuple(find_stack(name, path, stack_root) for name in _paths(np.asarray(unique)))
     return ImageLocations(stacks, codes.astype(np.int64), document[INDEX].astype(np.int64))
 
 
@@ -396,3 +398,33 @@ def _rest_of_slot(
         rest[SHIFT_PIXEL_SIZE] = table.imaging.pixel_size_A.astype(np.float32)
         rest[f"{slot}/class_posterior"] = np.ones(len(table), dtype=np.float32)
     return rest
+
+
+def write_as_star(path: Path, table: ParticleTable) -> None:
+    """Write a table that came from a .cs file as a RELION 3.1 STAR file; the uids stay in ``cryosparcUid``.
+
+    Raises
+    ------
+    ParticleDataError
+        If the table did not come from a .cs file.
+    """
+    document = table.source.document
+    if not isinstance(document, CsDocument):
+        raise ParticleDataError(f"{table.name} was not read from a .cs file.")
+    imaging = table.imaging
+    settings = np.stack([imaging.voltage_kV, imaging.cs_mm, imaging.amplitude_contrast, imaging.pixel_size_A], axis=1)
+    unique, group = np.unique(settings.round(6), axis=0, return_inverse=True)
+    names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize")
+    numbers = np.arange(1, len(unique) + 1)
+    optics: dict[str, Any] = {"rlnOpticsGroup": numbers, "rlnOpticsGroupName": [f"opticsGroup{n}" for n in numbers]}
+    optics |= dict(zip(names, unique.T, strict=True))
+    if "blob/shape" in document:
+        first = [int(np.flatnonzero(group.ravel() == row)[0]) for row in range(len(unique))]
+        optics |= {
+            "rlnImageSize": document["blob/shape"][table.ids][first, 0],
+            "rlnImageDimensionality": [2] * len(unique),
+        }
+    frame = table.frame.assign(
+        rlnOpticsGroup=group.ravel() + 1, cryosparcUid=document.records[UID][table.ids].astype(str)
+    )
+    write_star(path, {"optics": pd.DataFrame(optics), "particles": frame})

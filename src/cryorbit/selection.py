@@ -1,0 +1,165 @@
+"""Choosing particles of a run and writing them as a file of their own, which points to the original stacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
+from cryorbit.io import particles_suffix, read_particles, write_particles, written_particles
+from cryorbit.io.cryosparc import write_as_star
+from cryorbit.io.runs import read_table
+from cryorbit.io.star import IMAGE_NAME, unquoted
+from cryorbit.particles import ParticleTable
+
+PARTS = ("kept", "dropped", "all")
+SUFFIXES = (".star", ".cs")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which particles of a run; all conditions must hold.
+
+    Attributes
+    ----------
+    part
+        ``kept`` or ``dropped``, as the run decided, or ``all``; None for the kept ones where no other condition is
+        given, and for all where one is.
+    most_probability
+        Of being an outlier, 0 to 1.
+    most_z
+        Of ``rlnParticleSelectZScore``.
+    selection
+        A particle file, or a text file with one image name on each line: those particles.
+    complement
+        Whether all other particles are chosen instead.
+    """
+
+    part: str | None = None
+    most_probability: float | None = None
+    most_z: float | None = None
+    selection: Path | None = None
+    complement: bool = False
+
+    def __post_init__(self) -> None:
+        if self.part is not None and self.part not in PARTS:
+            raise ConfigurationError(f"Unknown part {self.part!r}: expected one of {', '.join(PARTS)}.")
+        if self.most_probability is not None and not 0.0 <= self.most_probability <= 1.0:
+            raise ConfigurationError(f"The outlier probability is {self.most_probability:g}; expected 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes
+    ----------
+    path
+        The file.
+    written, total
+        Particles in it, and in the run.
+    """
+
+    path: Path
+    written: int
+    total: int
+
+
+def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *, overwrite: bool = False) -> Exported:
+    """Write some particles of a run, with all columns of the run's particle file.
+
+    Parameters
+    ----------
+    folder
+        Run folder whose estimates are done.
+    out
+        File to write, .star or, where the run was on a cryoSPARC job, .cs.
+    choice
+        Which particles; the kept ones if left out.
+    overwrite
+        Whether another file of that name is replaced.
+
+    Raises
+    ------
+    RunFolderError
+        If the run has no estimates, or the file exists or cannot be written.
+    ParticleDataError
+        If the selection cannot be read or names particles that the run does not have, or nothing is chosen.
+    ConfigurationError
+        If the format is unknown, or cannot be made of what the run was given.
+    """
+    folder, out, choice = Path(folder), Path(out), choice or Choice()
+    source = written_particles(folder)
+    if not (folder / "estimates.parquet").is_file() or not source.is_file():
+        raise RunFolderError(f"{folder}: has no estimates to export; give the folder of a finished cryorbit run.")
+    table = read_particles(source, check_images=False)
+    _check_target(out, folder, table, overwrite)
+    chosen = chosen_rows(folder, table, choice)
+    if not chosen.any():
+        raise ParticleDataError(f"{folder}: none of its {len(table):,} particles is chosen; loosen the conditions.")
+    part = table.where(chosen)
+    write = write_particles if out.suffix == particles_suffix(table) else write_as_star
+    write(out, part)
+    return Exported(out, len(part), len(table))
+
+
+def _check_target(out: Path, folder: Path, table: ParticleTable, overwrite: bool) -> None:
+    if out.suffix not in SUFFIXES:
+        raise ConfigurationError(f"{out}: is neither a .star nor a .cs file; choose the format by the suffix.")
+    if out.suffix == ".cs" and particles_suffix(table) != ".cs":
+        raise ConfigurationError(
+            f"{out}: a .cs file needs the uids of a cryoSPARC job, and {folder} ran on a STAR file; give a .star file."
+        )
+    if out.resolve().parent == folder.resolve():
+        raise RunFolderError(f"{out}: lies in the run folder, whose files are the run's own; choose another place.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise RunFolderError(f"{out}: exists already; choose another --out, or give --overwrite to replace it.")
+    if not out.resolve().parent.is_dir():
+        raise RunFolderError(f"{out}: its folder does not exist; make it first.")
+
+
+def chosen_rows(folder: Path, table: ParticleTable, choice: Choice) -> NDArray[np.bool_]:
+    """Whether each particle of a run's file is chosen, shape (n,)."""
+    estimates = read_table(folder / "estimates.parquet")
+    if len(estimates) != len(table):
+        raise RunFolderError(
+            f"{folder}: its estimates are of {len(estimates)} particles and its particle file has {len(table)}; "
+            "do 'cryorbit estimate' again there."
+        )
+    conditions = [choice.most_probability, choice.most_z, choice.selection]
+    part = choice.part or ("kept" if all(condition is None for condition in conditions) else "all")
+    kept = estimates["kept"].to_numpy(dtype=bool)
+    chosen = {"kept": kept, "dropped": ~kept, "all": np.ones(len(table), dtype=bool)}[part]
+    if choice.most_probability is not None:
+        chosen = chosen & (estimates["outlier_probability"].to_numpy() <= choice.most_probability)
+    if choice.most_z is not None:
+        chosen = chosen & (estimates["outlier_z"].to_numpy() <= choice.most_z)
+    if choice.selection is not None:
+        chosen = chosen & _selected(choice.selection, table)
+    return ~chosen if choice.complement else chosen
+
+
+def _selected(path: Path, table: ParticleTable) -> NDArray[np.bool_]:
+    """Which particles a selection names, by image."""
+    own = unquoted(table.frame[IMAGE_NAME])
+    if path.suffix in (".star", ".cs", ".csg"):
+        names = set(unquoted(read_particles(path, check_images=False).frame[IMAGE_NAME]))
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ParticleDataError(
+                f"{path}: cannot be read ({error}); give a particle file, or a text file with an image name on each "
+                "line."
+            ) from error
+        names = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    strangers = names - set(own)
+    if strangers:
+        raise ParticleDataError(
+            f"{path}: names {len(strangers)} images that the run does not have, such as {min(strangers)}; give a "
+            "selection of the same particles."
+        )
+    return own.isin(names).to_numpy(dtype=bool)
