@@ -212,7 +212,7 @@ BROKEN = {
     "a billion records": (lambda made: _claiming(made, 10**9), "truncated"),
     "pickle": (_pickled, "pickled"),
     "bare pickle": (lambda _: pickle.dumps(_Trap()), "not a cryoSPARC .cs file"),
-    "half a header": (lambda made: _saved(made)[:20], "not a cryoSPARC .cs file"),
+    "half a header": (lambda made: _saved(made)[:20], "not a NumPy array"),
     "plain array": (lambda _: _saved(np.zeros(4)), "records of particles"),
     "no records": (lambda made: _saved(made[:0]), "no particles"),
     "no uid": (lambda made: _saved(np.zeros(3, dtype=[("blob/idx", "<u4")])), "no field uid"),

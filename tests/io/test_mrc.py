@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 from pathlib import Path
 
 import mrcfile
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from cryorbit import ImageStack, ParticleDataError, read_particles
-from cryorbit.io.mrc import read_stack_header
+from cryorbit.io import mrc as mrc_module
+from cryorbit.io.headers import read_stack_header
 from cryorbit.particles import ImageLocations
 
 from .conftest import write_stack
@@ -89,3 +92,60 @@ def test_boxes_must_be_square_and_equal(tmp_path):
     for paths in ([square, larger], [oblong]):
         with pytest.raises(ParticleDataError, match="square boxes of one size"):
             ImageStack(locations(paths, 1))
+
+
+def compressed(path, suffix):
+    squeezed = path.with_name(path.name + suffix)
+    squeezed.write_bytes({".gz": gzip.compress, ".bz2": bz2.compress}[suffix](path.read_bytes()))
+    return squeezed
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2"])
+def test_compressed_stacks_are_read(tmp_path, suffix, monkeypatch):
+    images = np.random.default_rng(2).normal(size=(3, 4, 8, 8)).astype(np.float32)
+    paths = [compressed(write_stack(tmp_path / f"{i}.mrc", image), suffix) for i, image in enumerate(images)]
+    # Room for one at a time: what was let go is read again.
+    monkeypatch.setattr(mrc_module, "HELD_BYTES", 1)
+    order = np.random.default_rng(3).permutation(12)
+    with ImageStack(locations(paths, 4)) as stack:
+        np.testing.assert_array_equal(stack.read(order), images.reshape(12, 8, 8)[order])
+        np.testing.assert_array_equal(stack.read([11, 0]), images.reshape(12, 8, 8)[[11, 0]])
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i2", "|u1"])
+def test_numpy_arrays_are_stacks(tmp_path, dtype):
+    images = np.random.default_rng(1).integers(0, 100, (3, 8, 8)).astype(dtype)
+    np.save(tmp_path / "a.npy", images)
+    with ImageStack(locations([tmp_path / "a.npy"], 3)) as stack:
+        np.testing.assert_array_equal(stack.read([2, 0]), images[[2, 0]].astype(np.float32))
+
+
+def test_damaged_files_of_other_kinds_are_named(tmp_path):
+    whole = write_stack(tmp_path / "whole.mrcs", np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32))
+    for suffix in (".gz", ".bz2"):
+        squeezed = compressed(whole, suffix)
+        squeezed.write_bytes(squeezed.read_bytes()[:-90])
+        with (
+            pytest.raises(ParticleDataError, match=r"damaged|truncated"),
+            ImageStack(locations([squeezed], 3)) as stack,
+        ):
+            stack.read([2])
+    (tmp_path / "no.gz").write_bytes(b"no gzip at all" * 100)
+    (tmp_path / "lz.mrcs.xz").write_bytes(b"x" * 2000)
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "flat.npy", np.zeros(9))
+    np.save(tmp_path / "complex.npy", np.zeros((2, 4, 4), dtype=complex))
+    np.save(tmp_path / "fortran.npy", np.zeros((2, 4, 4), order="F"))
+    cut = tmp_path / "cut.npy"
+    np.save(cut, np.zeros((2, 4, 4)))
+    cut.write_bytes(cut.read_bytes()[:-1])
+    claims = tmp_path / "claims.npy"
+    claims.write_bytes(cut.read_bytes().replace(b"(2, 4, 4)", b"(1000000000, 4, 4)"))
+    for name, sentence in (
+        ("no.gz", "cannot be read"), ("lz.mrcs.xz", "decompress it"), ("pickled.npy", "never loaded"),
+        ("flat.npy", "shape"), ("complex.npy", "not an image stack"), ("fortran.npy", "Fortran"),
+        ("cut.npy", "truncated"), ("claims.npy", "truncated"),
+    ):  # fmt: skip
+        with pytest.raises(ParticleDataError, match=sentence) as caught:
+            read_stack_header(tmp_path / name)
+        assert name in str(caught.value)

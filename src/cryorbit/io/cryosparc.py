@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from cryorbit import conventions
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ParticleDataError
+from cryorbit.io.headers import read_npy_header
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
@@ -39,8 +40,6 @@ UID, STACK, INDEX, PIXEL_SIZE = "uid", "blob/path", "blob/idx", "blob/psize_A"
 POSE, SHIFT, SHIFT_PIXEL_SIZE = "alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"
 COMPRESSED_MAGIC, NPY_MAGIC = b"\x94CSDAT", b"\x93NUMPY"
 OURS = "cryorbit/"
-# A header longer than this describes no particles.
-MOST_HEADER_BYTES = 1_000_000
 # Fields of a 2D alignment, which cryoSPARC expects together.
 ALIGNMENT_2D: Mapping[str, Any] = {
     "split": "<u4", SHIFT.split("/")[1]: ("<f4", (2,)), POSE.split("/")[1]: "<f4", "psize_A": "<f4", "error": "<f4",
@@ -106,18 +105,10 @@ def read_records(path: Path) -> Records:
             if magic != NPY_MAGIC:
                 raise ParticleDataError(f"{path}: is not a cryoSPARC .cs file; it begins with {magic!r}.")
             handle.seek(0)
-            version = npy.read_magic(handle)
-            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = reader(handle, max_header_size=MOST_HEADER_BYTES)
+            shape, _, dtype = read_npy_header(path, handle)
             offset = handle.tell()
     except OSError as error:
         raise ParticleDataError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
-    except ParticleDataError:
-        raise
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
-        raise ParticleDataError(f"{path}: is not a cryoSPARC .cs file ({error}).") from error
-    if dtype.hasobject:
-        raise ParticleDataError(f"{path}: holds pickled Python objects, which are never loaded: save it anew.")
     if dtype.names is None or len(shape) != 1:
         raise ParticleDataError(f"{path}: is an array of shape {shape} of {dtype}; expected the records of particles.")
     expected = offset + shape[0] * dtype.itemsize

@@ -1,12 +1,10 @@
-"""Image stacks in MRC files: many files behind one index, few of them open at a time."""
+"""Image stacks: many files behind one index, few of them open at a time."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,80 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryorbit.errors import ParticleDataError
+from cryorbit.io.headers import StackHeader, read_decompressed, read_stack_header
 from cryorbit.io.runs import atomic_path
 from cryorbit.particles import ImageLocations
 
-HEADER_BYTES = 1024
 MAX_OPEN_FILES = 64
 MAX_NAMED = 10
-COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-
-
-@dataclass(frozen=True)
-class StackHeader:
-    """Shape and layout of one image stack.
-
-    Attributes
-    ----------
-    images, height, width
-        Number of images and their size in pixels.
-    dtype
-        Of one pixel, with its byte order.
-    data_offset
-        Byte at which the first image starts, behind header and extended header.
-    """
-
-    images: int
-    height: int
-    width: int
-    dtype: np.dtype
-    data_offset: int
-
-    @property
-    def image_bytes(self) -> int:
-        """Size of one image in the file."""
-        return self.height * self.width * self.dtype.itemsize
-
-
-def read_stack_header(path: Path) -> StackHeader:
-    """Read and check the header of an MRC stack.
-
-    Raises
-    ------
-    ParticleDataError
-        If the file is missing, is no MRC file, or holds fewer bytes than its header promises.
-    """
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        raise ParticleDataError(f"{path} does not exist.")
-    if path.suffix.lower() in COMPRESSED:
-        raise ParticleDataError(f"{path} is compressed, which cannot be read in pieces: decompress it.")
-    size = path.stat().st_size
-    if size < HEADER_BYTES:
-        raise ParticleDataError(
-            f"{path} holds {size} bytes, less than the {HEADER_BYTES} of an MRC header: copy the file again."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-                header = mrc.header
-                dtype = mrcfile.utils.data_dtype_from_header(header)
-                shape = (int(header.nz), int(header.ny), int(header.nx))
-                offset = HEADER_BYTES + int(header.nsymbt)
-    except OSError as error:
-        raise ParticleDataError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ParticleDataError(f"{path} is not an MRC file ({error}).") from error
-    if min(shape) < 1 or offset < HEADER_BYTES or dtype.kind == "c":
-        raise ParticleDataError(f"{path} is not an MRC image stack: its header gives {shape} pixels of {dtype}.")
-    found = StackHeader(*shape, dtype=dtype, data_offset=offset)
-    expected = offset + shape[0] * found.image_bytes
-    if size < expected:
-        raise ParticleDataError(
-            f"{path} is truncated: {size} bytes where its header promises {expected} ({shape[0]} images of "
-            f"{shape[2]} x {shape[1]} pixels): copy the file again."
-        )
-    return found
+# Decompressed stacks are held up to this many bytes, and always one.
+HELD_BYTES = 500_000_000
 
 
 def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.object_], table: str) -> list[str]:
@@ -206,6 +138,7 @@ class ImageStack:
         self._max_open_files = max_open_files
         self._open: OrderedDict[int, int] = OrderedDict()
         self._headers: dict[int, StackHeader] = {}
+        self._decompressed: OrderedDict[int, bytes] = OrderedDict()
         sizes = {(self._header(int(s)).height, self._header(int(s)).width) for s in np.unique(locations.stack)}
         if len(sizes) != 1 or (size := next(iter(sizes)))[0] != size[1]:
             raise ParticleDataError(f"Expected square boxes of one size, found {_sizes(sizes)}.")
@@ -244,10 +177,23 @@ class ImageStack:
             raise ParticleDataError(f"{self._locations.stacks[stack]}: cannot be opened ({error.strerror}).") from error
         return self._open[stack]
 
+    def _whole(self, stack: int) -> bytes:
+        """A compressed stack in memory; those used last are held."""
+        if stack in self._decompressed:
+            self._decompressed.move_to_end(stack)
+        else:
+            self._decompressed[stack] = read_decompressed(self._locations.stacks[stack], self._header(stack))
+            while len(self._decompressed) > 1 and sum(map(len, self._decompressed.values())) > HELD_BYTES:
+                self._decompressed.popitem(last=False)
+        return self._decompressed[stack]
+
     def _read_run(self, stack: int, first: int, count: int) -> NDArray[np.float32]:
         header = self._header(stack)
-        wanted = count * header.image_bytes
-        data = os.pread(self._descriptor(stack), wanted, header.data_offset + first * header.image_bytes)
+        wanted, start = count * header.image_bytes, header.data_offset + first * header.image_bytes
+        if header.compression:
+            data = self._whole(stack)[start : start + wanted]
+        else:
+            data = os.pread(self._descriptor(stack), wanted, start)
         if len(data) != wanted:
             raise ParticleDataError(f"{self._locations.stacks[stack]}: became shorter while it was read.")
         shape = (count, header.height, header.width)
@@ -270,5 +216,6 @@ class ImageStack:
 
     def close(self) -> None:
         """Close the files that are open; a later read opens them again."""
+        self._decompressed.clear()
         while self._open:
             os.close(self._open.popitem()[1])
