@@ -156,7 +156,7 @@ def read_decompressed(path: Path, header: StackHeader) -> bytes:
     """
     try:
         with OPENERS[header.compression](path, "rb") as handle:
-            data = handle.read(header.all_bytes)
+            data: bytes = handle.read(header.all_bytes)
     except (OSError, EOFError) as error:
         raise ParticleDataError(f"{path} is damaged ({error}): copy the file again.") from error
     if len(data) < header.all_bytes:
