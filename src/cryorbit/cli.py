@@ -521,6 +521,34 @@ def export(
     typer.echo(f"Particles: {done.path} ({done.written:,} of {done.total:,})")
 
 
+@app.command("relion-job")
+def relion_job(
+    particles: Annotated[Path, typer.Option("--in_parts", help="STAR file with particles.", show_default=False)],
+    out: Annotated[Path, typer.Option("--o", help="Folder of the job.", show_default=False)],
+    threads: Annotated[int, typer.Option("--j", min=1, help="Threads.")] = 1,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = None,
+    defocus_prior: Annotated[str | None, typer.Option("--defocus_prior", help="given, micrograph or blind.")] = None,
+    defocus_range: Annotated[str | None, typer.Option("--defocus_range", help="Micrometres (0.3:4.0).")] = None,
+    network: Annotated[
+        str, typer.Option("--network", help="yes: train one too; no: only align, which takes seconds.")
+    ] = "yes",
+    seed: RunSeed = None,
+    debug: Debug = False,
+) -> None:
+    """The main job as an "External" job of RELION, which gives the options by itself: see the README."""
+    from cryorbit.relion_job import run_as_job
+
+    if network not in ("yes", "no"):
+        raise ConfigurationError(f"--network is {network!r}; expected yes or no.")
+    estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, None, False, estimation)
+    kept = run_as_job(particles, out, choices.config(), threads, latent=network == "yes")
+    typer.echo(f"Kept particles: {kept}")
+
+
 def _version(show: bool) -> None:
     if show:
         from cryorbit import __version__

@@ -1,0 +1,5 @@
+"""``python -m cryorbit``: the command line."""
+
+from cryorbit.cli import main
+
+main()

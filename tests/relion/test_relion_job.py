@@ -1,0 +1,99 @@
+"""RELION starts a run as its External job, sees it end, and has its results as nodes of the project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import starfile
+
+from cryorbit.errors import ParticleDataError
+from cryorbit.relion_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, run_as_job
+
+from ..pipeline_sets import tiny_config, tiny_set
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with particles, and the folder of a job as RELION makes it."""
+    monkeypatch.chdir(tmp_path)
+    tiny_set(Path("Extract"), images=40)
+    job = Path("External/job002")
+    job.mkdir(parents=True)
+    (job / "run.job").write_text("RELION's own")
+    return job
+
+
+def markers(job):
+    return {path.name for path in job.glob("RELION_JOB_*")}
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_job_leaves_what_relion_looks_for(project, latent):
+    kept = run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=latent)
+    assert markers(project) == {SUCCESS}
+    nodes = starfile.read(project / NODES)
+    assert nodes["rlnPipeLineNodeName"].iloc[0] == str(kept)
+    assert all(Path(name).is_file() for name in nodes["rlnPipeLineNodeName"])
+    assert (nodes["rlnPipeLineNodeType"] == 3).all()
+    assert (project / "run.job").read_text() == "RELION's own"
+    # Continued after its end, it says again what it has.
+    (project / NODES).unlink()
+    assert run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=latent) == kept
+    assert (project / NODES).is_file()
+
+
+def test_a_mistake_marks_the_job_as_failed(project):
+    (project / SUCCESS).touch()
+    with pytest.raises(ParticleDataError):
+        run_as_job(Path("Extract/gone.star"), project, tiny_config())
+    assert markers(project) == {FAILURE}
+
+
+def test_relion_can_abort_and_continue(project, monkeypatch):
+    from cryorbit.relion_job import JobLines
+
+    advance = JobLines.advance
+
+    def asked(self, done, total, note=""):
+        (project / ABORT_NOW).touch()
+        advance(self, done, total, note)
+
+    monkeypatch.setattr(JobLines, "advance", asked)
+    with pytest.raises(KeyboardInterrupt):
+        run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=False)
+    monkeypatch.setattr(JobLines, "advance", advance)
+    assert markers(project) == {ABORTED}
+    run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=False)
+    assert markers(project) == {SUCCESS}
+
+
+@pytest.mark.relion
+def test_relions_own_pipeline_runs_it(project, tmp_path):
+    if shutil.which("relion_pipeliner") is None:
+        pytest.skip("relion_pipeliner is not on the PATH: install RELION 3.1 (Debian package `relion`)")
+    shutil.rmtree(project.parent)
+    program = tmp_path / "cryorbit.sh"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cryorbit relion-job "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / ".gui_projectdir").touch()
+    (tmp_path / "default_pipeline.star").write_text("\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 1\n\n")
+    options = (
+        f"External executable: == {program};Input particles:  == Extract/particles.star;"
+        "Param1 - label: == network;Param1 - value: == no;Number of threads: == 1"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for arguments in (["--addJob", "External", "--addJobOptions", options], ["--RunJobs", "External/job001/"]):
+        done = subprocess.run(
+            ["relion_pipeliner", *arguments, *(["--schedule", "once"] if "--RunJobs" in arguments else [])],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=environment, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    job = tmp_path / "External" / "job001"
+    assert (job / SUCCESS).is_file(), (job / "run.err").read_text()
+    pipeline = starfile.read(tmp_path / "default_pipeline.star")
+    assert "External/job001/cryorbit/particles_kept.star" in list(pipeline["pipeline_nodes"]["rlnPipeLineNodeName"])
