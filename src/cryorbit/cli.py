@@ -186,7 +186,7 @@ def _run_until(
 ) -> RunResult:
     """A stage on a run folder, or all stages up to it on a particle file."""
     if not source.exists():
-        raise ParticleDataError(f"{source} does not exist: give a RELION STAR file with particles, or a run folder.")
+        raise ParticleDataError(f"{source} does not exist: give a file of particles, or a run folder.")
     from cryorbit.io import read_particles
     from cryorbit.pipeline import rerun
     from cryorbit.pipeline import run as run_pipeline
@@ -194,7 +194,7 @@ def _run_until(
     with _observer(quiet) as observer:
         if source.is_dir():
             if out is not None:
-                raise ConfigurationError(f"{source}: is a folder; with --out, give a RELION STAR file.")
+                raise ConfigurationError(f"{source}: is a folder; with --out, give a file of particles.")
             changes = choices.changes_to_a_run(source)
             result = rerun(source, stage, estimation=changes, truth=truth, observer=observer)
         else:
@@ -228,7 +228,7 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """The main job: train, find outliers, estimate angle and defocus, write STAR files and the report."""
+    """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("report", particles, out, choices, quiet, truth)
@@ -316,7 +316,7 @@ def estimate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Estimate angle, shift and defocus and write the STAR files; the orbit method needs no trained network."""
+    """Estimate angle, shift and defocus and write the particle files; the orbit method needs no trained network."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
     _run_until("estimate", source, out, choices, quiet, latent=False)

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-Particles = Annotated[Path, typer.Argument(help="RELION STAR file with particles.", show_default=False)]
+Particles = Annotated[Path, typer.Argument(help="Particles: RELION STAR or cryoSPARC .cs file.", show_default=False)]
 Source = Annotated[
     Path,
-    typer.Argument(help="RELION STAR file with particles (with --out), or a run folder.", show_default=False),
+    typer.Argument(help="RELION STAR or cryoSPARC .cs file (with --out), or a run folder.", show_default=False),
 ]
 Folder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to make, or to go on with.", show_default=False)]
-OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, where a STAR file is given.")]
+OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, where particles are given.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers (12345).", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move another folder of that name aside first.")]
