@@ -77,13 +77,10 @@ def test_relions_own_pipeline_runs_it(project, tmp_path):
     if shutil.which("relion_pipeliner") is None:
         pytest.skip("relion_pipeliner is not on the PATH: install RELION 3.1 (Debian package `relion`)")
     shutil.rmtree(project.parent)
-    program = tmp_path / "cryorbit.sh"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cryorbit relion-job "$@"\n')
-    program.chmod(0o755)
     (tmp_path / ".gui_projectdir").touch()
     (tmp_path / "default_pipeline.star").write_text("\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 1\n\n")
     options = (
-        f"External executable: == {program};Input particles:  == Extract/particles.star;"
+        f"External executable: == {sys.executable} -m cryorbit relion-job;Input particles:  == Extract/particles.star;"
         "Param1 - label: == network;Param1 - value: == no;Number of threads: == 1"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
