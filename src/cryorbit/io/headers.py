@@ -5,13 +5,13 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
-import warnings
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-import mrcfile
 import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
 from numpy.lib import format as npy
 
 from cryorbit.errors import ParticleDataError
@@ -21,7 +21,10 @@ HEADER_BYTES = 1024
 MOST_NPY_HEADER_BYTES = 1_000_000
 # Compressed stacks are held in memory as a whole.
 MOST_DECOMPRESSED_BYTES = 2_000_000_000
-OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+OPENERS: dict[str, Any] = {"": open, ".gz": gzip.open, ".bz2": bz2.open}
+# Kinds of pixels by the mode of an MRC file (Cheng et al. 2015, J. Struct. Biol. 192, 146; mode 12: CCP-EM).
+DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+MODE_AT, STAMP_AT, LITTLE, BIG = 12, 212, 0x44, 0x11
 OTHER_COMPRESSED = (".xz", ".zip", ".zst", ".lz4")
 
 
@@ -93,7 +96,7 @@ def read_stack_header(path: Path) -> StackHeader:
         raise ParticleDataError(f"{path} is compressed in a way that cannot be read ({suffix}): decompress it.")
     size = path.stat().st_size
     try:
-        found = _npy_header(path) if suffix == ".npy" else _mrc_header(path, suffix if suffix in OPENERS else "", size)
+        found = _npy_header(path) if suffix == ".npy" else _mrc_header(path, suffix if suffix in OPENERS else "")
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParticleDataError(f"{path} cannot be read ({reason}); check the file and its permissions.") from error
@@ -123,27 +126,36 @@ def _npy_header(path: Path) -> StackHeader:
     return StackHeader(images, height, width, dtype, offset)
 
 
-def _mrc_header(path: Path, compression: str, size: int) -> StackHeader:
-    if compression:
-        with OPENERS[compression](path, "rb") as handle:
-            size = len(handle.read(HEADER_BYTES))
-    if size < HEADER_BYTES:
+def _mrc_header(path: Path, compression: str) -> StackHeader:
+    with OPENERS[compression](path, "rb") as handle:
+        start: bytes = handle.read(HEADER_BYTES)
+    if len(start) < HEADER_BYTES:
         raise ParticleDataError(
-            f"{path} holds {size} bytes, less than the {HEADER_BYTES} of an MRC header: copy the file again."
+            f"{path} holds {len(start)} bytes, less than the {HEADER_BYTES} of an MRC header: copy the file again."
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-                header = mrc.header
-                dtype = mrcfile.utils.data_dtype_from_header(header)
-                shape = (int(header.nz), int(header.ny), int(header.nx))
-                offset = HEADER_BYTES + int(header.nsymbt)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ParticleDataError(f"{path} is not an MRC file ({error}).") from error
-    if min(shape) < 1 or offset < HEADER_BYTES or dtype.kind == "c":
-        raise ParticleDataError(f"{path} is not an MRC image stack: its header gives {shape} pixels of {dtype}.")
-    return StackHeader(*shape, dtype=dtype, data_offset=offset, compression=compression)
+    # Not by mrcfile.open, which also reads the extended header, however long the file says that it is.
+    header = np.frombuffer(start, dtype=HEADER_DTYPE.newbyteorder(_byte_order(start)))[0]
+    mode, images, height, width = (int(header[name]) for name in ("mode", "nz", "ny", "nx"))
+    if mode not in DTYPES:
+        raise ParticleDataError(f"{path} is not an MRC file of images: its mode is {mode}, none of {list(DTYPES)}.")
+    offset = HEADER_BYTES + int(header["nsymbt"])
+    if min(images, height, width) < 1 or offset < HEADER_BYTES:
+        raise ParticleDataError(
+            f"{path} is not an MRC image stack: its header gives {images} images of {width} x {height} pixels behind "
+            f"{offset} bytes."
+        )
+    dtype = np.dtype(DTYPES[mode]).newbyteorder(_byte_order(start))
+    return StackHeader(images, height, width, dtype, offset, compression)
+
+
+def _byte_order(start: bytes) -> Literal["<", ">"]:
+    """By the machine stamp; where there is none, the order in which the mode is one."""
+    stamp = start[STAMP_AT]
+    if stamp in (LITTLE, BIG):
+        return "<" if stamp == LITTLE else ">"
+    (big,) = struct.unpack_from(">i", start, MODE_AT)
+    (little,) = struct.unpack_from("<i", start, MODE_AT)
+    return ">" if big in DTYPES and little not in DTYPES else "<"
 
 
 def read_decompressed(path: Path, header: StackHeader) -> bytes:
