@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "two tables of one name": (
         whole((OPTICS + TABLE + TABLE).encode()), "STAR",
     ),
-    "letters that are not UTF-8": (whole((OPTICS + TABLE).encode().replace(b" m ", b" m\xe9m ")), "UTF-8"),
+    "letters that are not UTF-8": (whole((OPTICS + TABLE).encode().replace(b" m ", b" 'm\xe9m' ")), "UTF-8"),
     "cut in the middle of a row": (text("000024@Extract/a.mrcs mic3.mrc 15000.0 14500.0 12.0 1", "000024@Ext"), "STAR"),
     "a value too many": (text("mic2.mrc 15000.0", "mic2.mrc 15000.0 7"), "STAR"),
     "a value missing": (text("mic2.mrc 15000.0", "mic2.mrc"), "STAR"),
