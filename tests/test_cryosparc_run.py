@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 
 from cryorbit import conventions, read_particles, rerun, run
+from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.inspection import inspect_particles
 from cryorbit.selection import export
 
@@ -70,6 +74,29 @@ def test_the_files_are_cryosparcs(both):
     assert not list(folder.glob("*.star"))
 
 
+def test_what_is_read_back_is_what_was_found(both):
+    _, of_star, of_records = both
+    one, other = of_records.particles, of_star.particles
+    ours = [name for name in other.frame.columns if name.startswith("cryorbit") and "Input" not in name]
+    assert {"cryorbitOutlierProbability", "cryorbitAnglePsiStd", "cryorbitWeight"} <= set(ours)
+    for name in (*ours, conventions.SELECT_ZSCORE):
+        np.testing.assert_allclose(one.numbers(name), other.numbers(name), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(one.numbers("cryorbitInputDefocusU"), other.numbers("cryorbitInputDefocusU"), rtol=1e-6)
+
+
+def test_records_that_changed_are_refused(both, tmp_path):
+    records, _, _ = both
+    shutil.copytree(records.parent, tmp_path / "job")
+    moved = tmp_path / "job" / records.name
+    (tmp_path / "job" / "J3.csg").write_text(f"metafile: '>{records.name}'\n")
+    run(tmp_path / "job" / "J3.csg", tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    changed = np.load(moved)[::-1].copy()
+    with moved.open("wb") as handle:
+        np.save(handle, changed)
+    with pytest.raises(ParticleDataError, match="has changed"):
+        rerun(tmp_path / "run", "estimate")
+
+
 def test_stages_are_done_again_and_the_page_is_drawn_again(both):
     _, _, of_records = both
     again = rerun(of_records.folder, "estimate")
@@ -96,3 +123,32 @@ def test_particles_of_a_cs_run_are_exported_as_either(both, tmp_path):
     np.testing.assert_allclose(star.imaging.pixel_size_A, first.imaging.pixel_size_A[0], rtol=1e-6)
     kept = of_star.estimates["kept"].to_numpy()
     np.testing.assert_allclose(star.numbers("rlnAnglePsi"), first.psi_deg[kept], atol=0.02)
+    assert {"rlnParticleSelectZScore", "cryorbitOutlierProbability"} <= set(star.frame.columns)
+
+
+def test_stacks_that_do_not_end_in_mrcs_are_linked_for_relion(both, tmp_path):
+    records, _, _ = both
+    shutil.copytree(records.parent, tmp_path / "job")
+    shutil.move(tmp_path / "job" / "particles.mrcs", tmp_path / "job" / "particles.mrc")
+    made = np.load(tmp_path / "job" / records.name)
+    made["blob/path"] = b">particles.mrc"
+    with (tmp_path / "job" / records.name).open("wb") as handle:
+        np.save(handle, made)
+    run(tmp_path / "job" / records.name, tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    export(tmp_path / "run", tmp_path / "good.star")
+    table = read_particles(tmp_path / "good.star")
+    (link,) = table.locations.stacks
+    assert link.suffix == ".mrcs"
+    assert link.resolve() == (tmp_path / "job" / "particles.mrc").resolve()
+    if shutil.which("relion_stack_create") is not None:
+        command = ["relion_stack_create", "--i", str(tmp_path / "good.star"), "--o", str(tmp_path / "theirs")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_input_of_a_run_is_never_replaced(both):
+    records, _, of_records = both
+    before = records.read_bytes()
+    with pytest.raises(RunFolderError, match="was read from"):
+        export(of_records.folder, records, overwrite=True)
+    assert records.read_bytes() == before

@@ -541,11 +541,11 @@ def relion_job(
     """The main job as an "External" job of RELION, which gives the options by itself: see the README."""
     from cryorbit.relion_job import run_as_job
 
-    if network not in ("yes", "no"):
+    if network.lower() not in ("yes", "no"):
         raise ConfigurationError(f"--network is {network!r}; expected yes or no.")
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, None, False, estimation)
-    kept = run_as_job(particles, out, choices.config(), threads, latent=network == "yes")
+    kept = run_as_job(particles, out, choices.config(), threads, latent=network.lower() == "yes")
     typer.echo(f"Kept particles: {kept}")
 
 
@@ -568,6 +568,17 @@ def _program(
 
 def main() -> None:
     """Run the command line; a user's mistake gets its sentence and exit code 2."""
+    try:
+        _main()
+    except SystemExit as end:
+        if end.code and sys.argv[1:2] == ["relion-job"]:
+            from cryorbit.relion_markers import mark_failed
+
+            mark_failed(sys.argv)
+        raise
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv[1:]
     # Threads of one small step wait for the slowest of them: on a shared machine with a core too few, training slows
     # tenfold.

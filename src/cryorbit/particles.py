@@ -35,12 +35,20 @@ class Source:
         Folder that image paths were told to start from.
     document
         The parsed file, for the module of :mod:`cryorbit.io` that made it and for no other.
+    files
+        Where the rows are spread over several files: all of them.
     """
 
     path: Path | None = None
     file_format: str = "memory"
     stack_root: str | None = None
     document: Any = field(default=None, repr=False, compare=False)
+    files: tuple[Path, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Every file that the table was read from."""
+        return self.files or (() if self.path is None else (self.path,))
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,11 @@ class ParticleTable:
             frame[name] = pd.Series(as_text(array), dtype=TEXT_DTYPE, index=frame.index)
         new = tuple(name for name in columns if name not in self.changed)
         return replace(self, frame=frame, changed=self.changed + new)
+
+
+def input_column(column: str) -> str:
+    """Column in which one that cryorbit replaced is kept; the first value that a file ever had stays there."""
+    return f"cryorbitInput{column.removeprefix('rln')}"
 
 
 def as_text(values: NDArray[Any]) -> list[str]:

@@ -64,12 +64,19 @@ def _identity(config: RunConfig, described: Mapping[str, Any], latent: bool) -> 
     return identity({"configuration": config.model_dump(mode="json"), "input": described, "latent": latent})
 
 
+def _hash(files: tuple[Path, ...]) -> str:
+    """Of one file its own hash, of several one of all."""
+    hashes = [file_sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else identity({"files": hashes})
+
+
 def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool) -> dict[str, Any]:
     """What ``run.json`` says at the start of a run."""
     path = particles.source.path
     described = {
         "path": str(path.resolve()) if path is not None else None,
-        "sha256": file_sha256(path) if path is not None else None,
+        "sha256": _hash(particles.source.all_files) if path is not None else None,
+        "files": [str(file.resolve()) for file in particles.source.all_files],
         "particles": len(particles),
         "ids": identity({"ids": particles.ids.tolist()}) if len(particles) else None,
         "stacks": len(particles.locations.stacks),
@@ -136,7 +143,10 @@ def run(
     # Refused now rather than after hours of work.
     resolve_prior(table, config.estimation)
     check_outlier_method(config.estimation, latent)
-    needed = [*filter(None, [table.source.path, Path(truth) if truth is not None else None]), *table.locations.stacks]
+    needed = [
+        *filter(None, [*table.source.all_files, Path(truth) if truth is not None else None]),
+        *table.locations.stacks,
+    ]
     folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent), overwrite, needed)
     try:
         return _run_job(folder, config, table, until, truth, observer)
@@ -214,7 +224,7 @@ def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     path = Path(recorded["path"])
     root = recorded.get("stack_root")
     table = read_particles(path, root, check_images=False)
-    if file_sha256(path) != recorded["sha256"]:
+    if _hash(table.source.all_files) != recorded["sha256"]:
         raise ParticleDataError(f"{path}: has changed since the run in {folder.path}; start a new run with it.")
     if len(table) != recorded["particles"]:
         raise ParticleDataError(

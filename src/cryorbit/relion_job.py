@@ -17,13 +17,12 @@ import torch
 from cryorbit.config import RunConfig
 from cryorbit.errors import RunFolderError
 from cryorbit.io import particles_suffix, read_particles, written_particles
-from cryorbit.io.runs import is_finished, write_text
+from cryorbit.io.runs import is_finished, run_identity, write_text
 from cryorbit.io.star import write_star
-from cryorbit.pipeline import run
+from cryorbit.pipeline import new_manifest, run
 from cryorbit.progress import Lines
+from cryorbit.relion_markers import ABORT_NOW, ABORTED, ENDS, FAILURE, NODES, SUCCESS
 
-SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
-ABORT_NOW, NODES = "RELION_JOB_ABORT_NOW", "RELION_OUTPUT_NODES.star"
 # Folder of the run within that of the job, which RELION fills with files of its own.
 RUN_FOLDER = "cryorbit"
 # RELION 3.1 knows types of nodes by number, later versions by a label; each ignores the other's column.
@@ -88,14 +87,15 @@ def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: does not exist; RELION makes the folder of a job before it starts it.")
-    for marker in (SUCCESS, FAILURE, ABORTED, ABORT_NOW):
+    # Asked for while the job waited in a queue; one that RELION forgot lies beside the marker of an earlier end.
+    aborted = (folder / ABORT_NOW).exists() and not any((folder / end).exists() for end in ENDS)
+    for marker in (*ENDS, ABORT_NOW):
         (folder / marker).unlink(missing_ok=True)
     torch.set_num_threads(threads)
-    out = folder / RUN_FOLDER
     try:
-        if not is_finished(out):
-            until = "report" if latent else "estimate"
-            run(particles, out, config, until=until, latent=latent, observer=JobLines(folder))
+        if aborted:
+            raise KeyboardInterrupt
+        out = _run_or_keep(particles, folder, config, latent)
         kept = _write_nodes(folder, out)
     except KeyboardInterrupt:
         (folder / ABORT_NOW).unlink(missing_ok=True)
@@ -106,6 +106,17 @@ def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 
         raise
     write_text(folder / SUCCESS, "")
     return kept
+
+
+def _run_or_keep(particles: Path, folder: Path, config: RunConfig, latent: bool) -> Path:
+    """The folder of the run: one that was interrupted goes on, one of other particles or settings makes place."""
+    out = folder / RUN_FOLDER
+    table = read_particles(particles)
+    old = run_identity(out)
+    same = old == new_manifest(table, config, latent)["identity"]
+    if not (same and is_finished(out)):
+        run(table, out, config, latent=latent, overwrite=old is not None and not same, observer=JobLines(folder))
+    return out
 
 
 def _write_nodes(folder: Path, out: Path) -> Path:

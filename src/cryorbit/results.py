@@ -17,10 +17,9 @@ from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, origin_from_shift_
 from cryorbit.io import particles_suffix, write_particles
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
-from cryorbit.particles import ParticleTable
+from cryorbit.particles import ParticleTable, input_column
 from cryorbit.readings import Outcome, resolve_prior
 
-INPUT_PREFIX = "cryorbitInput"
 SMALLEST_DEFOCUS_A = 100.0
 
 
@@ -229,9 +228,9 @@ def annotated(
     if chosen.defocus_std_um is not None:
         columns |= _defocus_columns(particles, chosen.defocus_um * ANGSTROM_PER_UM)
     replaced = {
-        input_name(name): particles.frame[name].to_numpy(dtype=object)
+        input_column(name): particles.frame[name].to_numpy(dtype=object)
         for name in columns
-        if name in particles and input_name(name) not in particles
+        if name in particles and input_column(name) not in particles
     }
     if chosen.latent_defocus_um is not None and chosen.latent_defocus_std_um is not None:
         columns[conventions.LATENT_DEFOCUS] = chosen.latent_defocus_um * ANGSTROM_PER_UM
@@ -245,11 +244,6 @@ def annotated(
     columns[conventions.OUTLIER_SCORE] = scores["outlier_score"].to_numpy()
     columns[conventions.WEIGHT] = particle_weight(chosen.defocus_um)
     return particles.with_columns(columns | replaced)
-
-
-def input_name(column: str) -> str:
-    """Column in which a replaced one is kept; the first value that a file ever had stays there."""
-    return f"{INPUT_PREFIX}{column.removeprefix('rln')}"
 
 
 def _pixel_origins(particles: ParticleTable, origin_A: FloatArray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.io import particles_suffix, read_particles, write_particles, written_particles
 from cryorbit.io.cryosparc import write_as_star
-from cryorbit.io.runs import read_table
+from cryorbit.io.runs import MANIFEST, read_table
 from cryorbit.io.star import IMAGE_NAME, unquoted
 from cryorbit.particles import ParticleTable
 
@@ -97,6 +98,10 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
         raise RunFolderError(f"{folder}: has no estimates to export; give the folder of a finished cryorbit run.")
     table = read_particles(source, check_images=False)
     _check_target(out, folder, table, overwrite)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    kept = [manifest["input"]["path"], *manifest["input"].get("files", []), choice.selection]
+    if any(out.resolve() == Path(file).resolve() for file in kept if file is not None):
+        raise RunFolderError(f"{out}: is what the run or the selection was read from; choose another place.")
     chosen = chosen_rows(folder, table, choice)
     if not chosen.any():
         raise ParticleDataError(f"{folder}: none of its {len(table):,} particles is chosen; loosen the conditions.")

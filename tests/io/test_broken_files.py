@@ -158,6 +158,29 @@ def without(field: str) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
+NPY_START = b"\x93NUMPY\x01\x00\x76\x00"
+
+
+def scratched(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes(64) + data[at + 64 :]
+
+
+def of_kind(field: str, *kind: object) -> Callable[[np.ndarray], np.ndarray]:
+    def change(made: np.ndarray) -> np.ndarray:
+        fields = [(name, *kind) if name == field else (name, made.dtype[name]) for name in made.dtype.names]
+        other = np.zeros(len(made), dtype=fields)
+        for name in made.dtype.names:
+            if name != field:
+                other[name] = made[name]
+        return other
+
+    return change
+
+
+def as_signed(made: np.ndarray) -> np.ndarray:
+    return made.astype([(name, "<i8" if name == "blob/idx" else made.dtype[name]) for name in made.dtype.names])
+
+
 def remove(folder: Path) -> None:
     (folder / "particles.star").unlink()
 
@@ -261,6 +284,13 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "another compression": (stack(lambda data: data, "a.mrcs.xz"), "decompress"),
     "pickled arrays": (npy(np.array([{}] * N, dtype=object), allow_pickle=True), "never loaded"),
     "an array of the wrong shape": (npy(np.zeros(N)), "shape"),
+    "damaged gzip": (stack(lambda data: scratched(gzip.compress(data), 90), "a.mrcs.gz"), "gz"),
+    "gzip damaged at its start": (stack(lambda data: scratched(gzip.compress(data), 12), "a.mrcs.gz"), "gz"),
+    "half a NumPy header": (stack(lambda _: NPY_START + b"{'descr': '<f4', (" + b" " * 100, "a.npy"), "NumPy"),
+    "an array of negative size": (
+        stack(lambda _: NPY_START + b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4), }" + b" " * 55, "a.npy"),
+        "shape",
+    ),
     # cryoSPARC.
     "empty .cs": (cs(lambda _: b""), "not a cryoSPARC .cs file"),
     "STAR as .cs": (cs(lambda _: b"data_particles\n"), "not a cryoSPARC .cs file"),
@@ -272,6 +302,12 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ".cs with a uid twice": (cs(lambda made: np.concatenate([made[:-1], made[:1]])), "uid"),
     ".cs with a pixel size of 0": (cs(with_value("blob/psize_A", 2, 0)), "pixel size"),
     ".cs with a defocus that is not a number": (cs(with_value("ctf/df1_A", 2, np.nan)), "ctf/df1_A"),
+    ".cs with voltage in volts": (cs(with_value("ctf/accel_kv", 2, 3e5)), "300 kV is written 300"),
+    ".cs with contrast in per cent": (cs(with_value("ctf/amp_contrast", 2, 7)), "fraction"),
+    ".cs with a negative defocus": (cs(with_value("ctf/df1_A", 2, -5000)), "underfocus"),
+    ".cs with words for numbers": (cs(of_kind("ctf/df1_A", "S5")), "ctf/df1_A"),
+    ".cs with three angles for one": (cs(of_kind("ctf/df_angle_rad", "<f4", (3,))), "ctf/df_angle_rad"),
+    ".cs with negative image numbers": (cs(lambda made: with_value("blob/idx", 2, -1)(as_signed(made))), "below 0"),
     ".cs with a stack that is gone": (cs(with_value("blob/path", 2, b"J1/gone.mrc")), "do not exist"),
     ".cs with an image beyond the stack": (cs(with_value("blob/idx", 2, 99)), "does not exist"),
     ".csg without files": (whole(b"results:\n", "job.csg"), "names no .cs file"),

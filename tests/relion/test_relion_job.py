@@ -12,8 +12,10 @@ import pytest
 import starfile
 
 from cryorbit.errors import ParticleDataError
-from cryorbit.relion_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, run_as_job
+from cryorbit.relion_job import run_as_job
+from cryorbit.relion_markers import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS
 
+from ..cli.test_cli import call
 from ..pipeline_sets import tiny_config, tiny_set
 
 
@@ -38,6 +40,7 @@ def test_a_job_leaves_what_relion_looks_for(project, latent):
     assert markers(project) == {SUCCESS}
     nodes = starfile.read(project / NODES)
     assert nodes["rlnPipeLineNodeName"].iloc[0] == str(kept)
+    assert (project / "cryorbit" / "report.html").is_file()
     assert all(Path(name).is_file() for name in nodes["rlnPipeLineNodeName"])
     assert (nodes["rlnPipeLineNodeType"] == 3).all()
     assert (project / "run.job").read_text() == "RELION's own"
@@ -45,6 +48,32 @@ def test_a_job_leaves_what_relion_looks_for(project, latent):
     (project / NODES).unlink()
     assert run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=latent) == kept
     assert (project / NODES).is_file()
+
+
+def test_another_input_makes_another_run(project):
+    first = run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=False)
+    before = first.read_bytes()
+    other = tiny_set(Path("Other"), images=30, seed=4)
+    again = run_as_job(other, project, tiny_config(), latent=False)
+    assert again == first
+    assert again.read_bytes() != before
+    (old,) = project.glob("cryorbit.old-*")
+    assert (old / first.name).read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", [["--bogus", "3"], ["--network", "perhaps"], ["--preset", "nope"], ["--j", "0"]])
+def test_a_wrong_option_marks_the_job_as_failed(project, wrong):
+    code, _, err = call("relion-job", "--in_parts", "Extract/particles.star", "--o", project, *wrong)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert markers(project) == {FAILURE}
+
+
+def test_an_abort_before_the_start_is_obeyed(project):
+    (project / ABORT_NOW).touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=False)
+    assert markers(project) == {ABORTED}
 
 
 def test_a_mistake_marks_the_job_as_failed(project):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from cryorbit import conventions
 from cryorbit.conventions import FloatArray
-from cryorbit.errors import ParticleDataError
+from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.headers import read_npy_header
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
 from cryorbit.io.star import write_star
-from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTable, Source
+from cryorbit.io.star_columns import DEFOCI_A, PIXEL_SIZES_A, VOLTAGES_KV, out_of_range
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTable, Source, input_column
 
 Records = NDArray[np.void]
 
@@ -100,7 +101,7 @@ def read_records(path: Path) -> Records:
             if magic == COMPRESSED_MAGIC:
                 raise ParticleDataError(
                     f"{path}: is in cryoSPARC's compressed format; expected an uncompressed .cs file: save it with "
-                    "cryosparc-tools, Dataset.load(path).save(path, format=1)."
+                    "cryosparc-tools under another name, Dataset.load(path).save(other_path, format=1)."
                 )
             if magic != NPY_MAGIC:
                 raise ParticleDataError(f"{path}: is not a cryoSPARC .cs file; it begins with {magic!r}.")
@@ -146,7 +147,14 @@ def _join(
         order = np.argsort(other[UID], kind="stable")
         place = np.minimum(np.searchsorted(other[UID], uid, sorter=order), len(other) - 1)
         rows = order[place]
-        if not np.array_equal(other[UID][rows], uid):
+        same = other[UID][rows] == uid
+        if not same.all():
+            # Files of other jobs share no particle; one that has most of them was meant.
+            if same.mean() > 0.5:
+                problems.append(
+                    f"{path}: lacks {int((~same).sum())} of the {len(uid)} uids; expected all of them: is it of an "
+                    "earlier state of the job? Export the job again, or take the file away."
+                )
             continue
         new = [name for name in other.dtype.names or () if name not in have]
         parts += [(name, other[name][rows]) for name in new]
@@ -217,7 +225,8 @@ def examine_cs(
         problems.extend(check_stacks(locations, frame["rlnImageName"].to_numpy(), str(path)))
     root = str(stack_root.resolve()) if stack_root is not None else None
     ids = np.arange(len(records), dtype=np.int64)
-    return ParticleTable(frame, ids, imaging, locations, Source(path, "cryosparc", root, document)), problems
+    source = Source(path, "cryosparc", root, document, tuple(dict.fromkeys((path, members[0], *used))))
+    return ParticleTable(frame, ids, imaging, locations, source), problems
 
 
 def _group_members(path: Path) -> list[Path]:
@@ -251,67 +260,17 @@ def _number_text(values: NDArray[Any]) -> list[str]:
     return [f"{value:.9g}" for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
-# RELION's column of a field, and its value in RELION's units.
-_READ: Mapping[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
-    conventions.DEFOCUS_U: ("ctf/df1_A", lambda value: value),
-    conventions.DEFOCUS_V: ("ctf/df2_A", lambda value: value),
-    conventions.DEFOCUS_ANGLE: ("ctf/df_angle_rad", np.degrees),
-    "rlnPhaseShift": ("ctf/phase_shift_rad", np.degrees),
-    conventions.PSI: (POSE, np.degrees),
-    "rlnClassNumber": ("alignments2D/class", lambda value: value + 1),
-    "rlnCtfMaxResolution": ("ctf/ctf_fit_to_A", lambda value: value),
+# RELION's column of a field, and what its numbers are multiplied by and raised by to be RELION's.
+_DEGREES = 180.0 / np.pi
+_READ: Mapping[str, tuple[str, float, float]] = {
+    conventions.DEFOCUS_U: ("ctf/df1_A", 1.0, 0.0),
+    conventions.DEFOCUS_V: ("ctf/df2_A", 1.0, 0.0),
+    conventions.DEFOCUS_ANGLE: ("ctf/df_angle_rad", _DEGREES, 0.0),
+    "rlnPhaseShift": ("ctf/phase_shift_rad", _DEGREES, 0.0),
+    conventions.PSI: (POSE, _DEGREES, 0.0),
+    "rlnClassNumber": ("alignments2D/class", 1.0, 1.0),
+    "rlnCtfMaxResolution": ("ctf/ctf_fit_to_A", 1.0, 0.0),
 }
-
-
-def _columns(path: Path, document: CsDocument, problems: list[str]) -> tuple[pd.DataFrame, Imaging]:
-    """RELION's columns of the fields that cryorbit reads, as text, and typed views."""
-    n = len(document.records)
-    stacks, numbers = _paths(document[STACK]), document[INDEX].astype(np.int64) + 1
-    columns: dict[str, list[str]] = {
-        "rlnImageName": [f"{number:06d}@{stack}" for number, stack in zip(numbers.tolist(), stacks, strict=True)]
-    }
-    for name in ("location/micrograph_path", "micrograph_blob/path"):
-        if name in document:
-            columns["rlnMicrographName"] = _paths(document[name])
-            break
-    for column, (field, unit) in _READ.items():
-        if field in document:
-            values = unit(document[field].astype(np.float64))
-            _note_not_finite(path, field, values, problems)
-            columns[column] = _number_text(values)
-    pixel_size = _floats(document, PIXEL_SIZE, n)
-    if PIXEL_SIZE not in document or not (pixel_size > 0).all():
-        problems.append(f"{path}: gives no pixel size above 0 ({PIXEL_SIZE}); expected one of every particle.")
-    if SHIFT in document:
-        at = _floats(document, SHIFT_PIXEL_SIZE, n) if SHIFT_PIXEL_SIZE in document else pixel_size
-        origin_A = document[SHIFT].astype(np.float64) * at[:, None]
-        columns[conventions.ORIGIN_X], columns[conventions.ORIGIN_Y] = map(_number_text, origin_A.T)
-    frame = pd.DataFrame({name: pd.Series(values, dtype=TEXT_DTYPE) for name, values in columns.items()})
-    imaging = Imaging(
-        pixel_size, _floats(document, "ctf/accel_kv", n), _floats(document, "ctf/cs_mm", n),
-        _floats(document, "ctf/amp_contrast", n),
-    )  # fmt: skip
-    return frame, imaging
-
-
-def _note_not_finite(path: Path, field: str, values: FloatArray, problems: list[str]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        problems.append(
-            f"{path}, particle {wrong[0] + 1}: {field} is {values[wrong[0]]}, expected a number ({len(wrong)} such)."
-        )
-
-
-def _floats(document: CsDocument, field: str, n: int) -> FloatArray:
-    return document[field].astype(np.float64) if field in document else np.full(n, np.nan)
-
-
-def _locations(path: Path, document: CsDocument, stack_root: Path | None) -> ImageLocations:
-    codes, unique = pd.factorize(document[STACK])
-    stacks = tuple(find_stack(name, path, stack_root) for name in _paths(np.asarray(unique)))
-    return ImageLocations(stacks, codes.astype(np.int64), document[INDEX].astype(np.int64))
-
-
 # Field of a column that only cryorbit has, and of RELION's columns that cryoSPARC has no field for.
 _OWN: Mapping[str, str] = {
     conventions.SELECT_ZSCORE: "outlier_z",
@@ -325,6 +284,112 @@ _OWN: Mapping[str, str] = {
     conventions.LATENT_DEFOCUS: "latent_defocus_A",
     conventions.LATENT_DEFOCUS_STD: "latent_defocus_std_A",
 }
+
+
+class _Fields:
+    """Numbers of a document's fields; what is wrong with them is noted once."""
+
+    def __init__(self, path: Path, document: CsDocument, problems: list[str]) -> None:
+        self.path, self.document, self.problems = path, document, problems
+        self.n = len(document.records)
+
+    def numbers(self, field: str, width: int = 0) -> FloatArray | None:
+        """A field as float64, shape (n,) or (n, width); None where it is absent or no such numbers."""
+        if field not in self.document:
+            return None
+        values = self.document[field]
+        shape = (self.n, width) if width else (self.n,)
+        if values.dtype.kind not in "iuf" or values.shape != shape:
+            self.problems.append(
+                f"{self.path}: {field} holds {values.dtype} of shape {values.shape[1:]}; expected "
+                f"{width or 'one'} number{'s' * (width > 1)} of each particle."
+            )
+            return None
+        numbers: FloatArray = values.astype(np.float64)
+        wrong = np.flatnonzero(~np.isfinite(numbers.reshape(self.n, -1)).all(axis=1))
+        if len(wrong):
+            self.problems.append(
+                f"{self.path}, particle {wrong[0] + 1}: {field} is {numbers[wrong[0]]}, expected a number "
+                f"({len(wrong)} such particles)."
+            )
+        return numbers
+
+    def in_range(self, field: str, allowed: tuple[float, float], unit: str, remedy: str) -> FloatArray:
+        """A field whose numbers a microscope can have, shape (n,); NaN where it is absent."""
+        values = self.numbers(field)
+        if values is None:
+            return np.full(self.n, np.nan)
+        sentence = out_of_range(str(self.path), field, values, allowed, unit, remedy)
+        self.problems += [sentence] if sentence else []
+        return values
+
+
+def _columns(path: Path, document: CsDocument, problems: list[str]) -> tuple[pd.DataFrame, Imaging]:
+    """RELION's columns of the fields that cryorbit reads, as text, and typed views."""
+    fields = _Fields(path, document, problems)
+    stacks, index = _paths(document[STACK]), fields.numbers(INDEX)
+    index = np.zeros(fields.n) if index is None else index
+    if (index < 0).any():
+        problems.append(f"{path}, particle {int(np.argmax(index < 0)) + 1}: {INDEX} is below 0; expected 0 or more.")
+    numbers = np.nan_to_num(np.maximum(index, 0)).astype(np.int64) + 1
+    columns: dict[str, list[str]] = {
+        "rlnImageName": [f"{number:06d}@{stack}" for number, stack in zip(numbers.tolist(), stacks, strict=True)]
+    }
+    for name in ("location/micrograph_path", "micrograph_blob/path"):
+        if name in document:
+            columns["rlnMicrographName"] = _paths(document[name])
+            break
+    imaging = Imaging(
+        fields.in_range(PIXEL_SIZE, PIXEL_SIZES_A, "A", "correct it in cryoSPARC"),
+        fields.in_range("ctf/accel_kv", VOLTAGES_KV, "kV", "300 kV is written 300, not 300000"),
+        _or_nan(fields.numbers("ctf/cs_mm"), fields.n),
+        fields.in_range("ctf/amp_contrast", (0.0, 1.0), "", "it is a fraction, such as 0.1"),
+    )
+    if PIXEL_SIZE not in document:
+        problems.append(f"{path}: gives no pixel size ({PIXEL_SIZE}); expected one of every particle.")
+    for name in ("ctf/df1_A", "ctf/df2_A"):
+        values = fields.document[name] if name in document else np.zeros(0)
+        if values.dtype.kind == "f" and values.ndim == 1:
+            remedy = "underfocus is a positive number of Angstrom: correct or remove such particles"
+            sentence = out_of_range(str(path), name, values.astype(np.float64), DEFOCI_A, "A", remedy)
+            problems += [sentence] if sentence else []
+    columns |= _read_columns(fields, imaging.pixel_size_A)
+    frame = pd.DataFrame({name: pd.Series(values, dtype=TEXT_DTYPE) for name, values in columns.items()})
+    return frame, imaging
+
+
+def _read_columns(fields: _Fields, pixel_size_A: FloatArray) -> dict[str, list[str]]:
+    """Columns of numbers: RELION's, in its units, cryorbit's own, and the former values of what it replaced."""
+    columns: dict[str, list[str]] = {}
+    for prefix, kept in (("", str), (f"{OURS}input/", input_column)):
+        for column, (field, factor, offset) in _READ.items():
+            values = fields.numbers(prefix + field)
+            if values is not None:
+                columns[kept(column)] = _number_text(values * factor + offset)
+        shift = fields.numbers(prefix + SHIFT, width=2)
+        if shift is not None:
+            at = fields.numbers(SHIFT_PIXEL_SIZE)
+            origin_A = shift * (pixel_size_A if at is None else at)[:, None]
+            for axis, column in enumerate((conventions.ORIGIN_X, conventions.ORIGIN_Y)):
+                columns[kept(column)] = _number_text(origin_A[:, axis])
+    for column, name in _OWN.items():
+        values = fields.numbers(OURS + name)
+        if values is not None:
+            columns[column] = _number_text(values)
+    return columns
+
+
+def _or_nan(values: FloatArray | None, n: int) -> FloatArray:
+    return np.full(n, np.nan) if values is None else values
+
+
+def _locations(path: Path, document: CsDocument, stack_root: Path | None) -> ImageLocations:
+    codes, unique = pd.factorize(document[STACK])
+    index = document[INDEX]
+    sound = index.dtype.kind in "iuf" and index.ndim == 1
+    slices = np.maximum(np.nan_to_num(index), 0).astype(np.int64) if sound else np.zeros(len(codes), dtype=np.int64)
+    stacks = tuple(find_stack(name, path, stack_root) for name in _paths(np.asarray(unique)))
+    return ImageLocations(stacks, codes.astype(np.int64), slices)
 
 
 def write_cs(path: Path, table: ParticleTable) -> None:
@@ -364,9 +429,10 @@ def _changed_fields(table: ParticleTable, document: CsDocument) -> dict[str, NDA
     new: dict[str, NDArray[Any]] = {}
     for column in table.changed:
         if column in _READ:
-            field = _READ[column][0]
-            values = table.numbers(column)
-            new[field] = (np.radians(values) if _READ[column][1] is np.degrees else values).astype(np.float32)
+            field, factor, offset = _READ[column]
+            values = (table.numbers(column) - offset) / factor
+            kind = document[field].dtype if field in document else np.dtype("<f4")
+            new[field] = (values.round() if kind.kind in "iu" else values).astype(kind)
         elif column in (conventions.ORIGIN_X, conventions.ORIGIN_Y):
             origin_A = np.stack([table.numbers(name) for name in (conventions.ORIGIN_X, conventions.ORIGIN_Y)], axis=1)
             has_own = SHIFT in document and SHIFT_PIXEL_SIZE in document
@@ -383,16 +449,22 @@ def _rest_of_slot(
     """Fields that a slot needs beside one that is written: those that were read, or an empty 2D alignment."""
     joined = () if document.joined is None else document.joined.dtype.names or ()
     rest = {name: document[name][table.ids] for name in joined if name.startswith(f"{slot}/") and name not in have}
-    if slot == "alignments2D" and POSE not in document and POSE not in have:
+    if slot == "alignments2D":
         for name, kind in ALIGNMENT_2D.items():
-            rest[f"{slot}/{name}"] = np.zeros(len(table), dtype=np.dtype([("value", kind)]))["value"]
-        rest[SHIFT_PIXEL_SIZE] = table.imaging.pixel_size_A.astype(np.float32)
-        rest[f"{slot}/class_posterior"] = np.ones(len(table), dtype=np.float32)
+            field = f"{slot}/{name}"
+            if field not in document and field not in have:
+                rest[field] = np.zeros(len(table), dtype=np.dtype([("value", kind)]))["value"]
+                if field == SHIFT_PIXEL_SIZE:
+                    rest[field] = table.imaging.pixel_size_A.astype(np.float32)
+                elif name in ("class_posterior", "alpha"):
+                    rest[field] = np.ones(len(table), dtype=np.float32)
     return rest
 
 
 def write_as_star(path: Path, table: ParticleTable) -> None:
     """Write a table that came from a .cs file as a RELION 3.1 STAR file; the uids stay in ``cryosparcUid``.
+
+    RELION wants stacks to end in ``.mrcs``. Where they do not, links of that kind are made in a folder beside the file.
 
     Raises
     ------
@@ -403,19 +475,46 @@ def write_as_star(path: Path, table: ParticleTable) -> None:
     if not isinstance(document, CsDocument):
         raise ParticleDataError(f"{table.name} was not read from a .cs file.")
     imaging = table.imaging
-    settings = np.stack([imaging.voltage_kV, imaging.cs_mm, imaging.amplitude_contrast, imaging.pixel_size_A], axis=1)
-    unique, group = np.unique(settings.round(6), axis=0, return_inverse=True)
-    names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize")
-    numbers = np.arange(1, len(unique) + 1)
-    optics: dict[str, Any] = {"rlnOpticsGroup": numbers, "rlnOpticsGroupName": [f"opticsGroup{n}" for n in numbers]}
-    optics |= dict(zip(names, unique.T, strict=True))
+    settings = {
+        "rlnVoltage": imaging.voltage_kV, "rlnSphericalAberration": imaging.cs_mm,
+        "rlnAmplitudeContrast": imaging.amplitude_contrast, "rlnImagePixelSize": imaging.pixel_size_A,
+    }  # fmt: skip
+    known = {name: values.round(6) for name, values in settings.items() if np.isfinite(values).all()}
     if "blob/shape" in document:
-        first = [int(np.flatnonzero(group.ravel() == row)[0]) for row in range(len(unique))]
-        optics |= {
-            "rlnImageSize": document["blob/shape"][table.ids][first, 0],
-            "rlnImageDimensionality": [2] * len(unique),
-        }
-    frame = table.frame.assign(
-        rlnOpticsGroup=group.ravel() + 1, cryosparcUid=document.records[UID][table.ids].astype(str)
-    )
-    write_star(path, {"optics": pd.DataFrame(optics), "particles": frame})
+        known["rlnImageSize"] = document["blob/shape"][table.ids][:, 0]
+    group = document["ctf/exp_group_id"][table.ids] if "ctf/exp_group_id" in document else np.zeros(len(table))
+    optics = pd.DataFrame({"group": group, **known})
+    number = optics.groupby(list(optics.columns), sort=True).ngroup().to_numpy() + 1
+    optics = optics.drop(columns="group").assign(rlnOpticsGroup=number).drop_duplicates("rlnOpticsGroup")
+    optics = optics.sort_values("rlnOpticsGroup", ignore_index=True)
+    optics.insert(0, "rlnOpticsGroupName", [f"opticsGroup{n}" for n in optics["rlnOpticsGroup"]])
+    uid = document.records[UID][table.ids].astype(str)
+    frame = table.frame.assign(rlnOpticsGroup=number, cryosparcUid=uid)
+    frame["rlnImageName"] = _linked(path, table)
+    write_star(path, {"optics": optics, "particles": frame})
+
+
+def _linked(path: Path, table: ParticleTable) -> list[str]:
+    """Names of images as RELION takes them, by links where a stack does not end in ``.mrcs``."""
+    names: list[str] = table.frame["rlnImageName"].tolist()
+    stacks = table.locations.stacks
+    wrong = {number for number in np.unique(table.locations.stack).tolist() if stacks[number].suffix != ".mrcs"}
+    if not wrong:
+        return names
+    folder = path.with_name(f"{path.stem}_stacks")
+    links = {}
+    try:
+        folder.mkdir(exist_ok=True)
+        for number in wrong:
+            # The number keeps stacks of one name in several folders apart; the name itself cannot lead elsewhere.
+            link = folder / f"{number:05d}_{stacks[number].stem}.mrcs"
+            link.unlink(missing_ok=True)
+            link.symlink_to(stacks[number].resolve())
+            links[number] = link
+    except OSError as error:
+        raise RunFolderError(f"{folder}: links to the stacks cannot be made there ({error.strerror}).") from error
+    at = table.locations.stack.tolist()
+    return [
+        f"{name.split('@', 1)[0]}@{links[number]}" if number in links else name
+        for name, number in zip(names, at, strict=True)
+    ]

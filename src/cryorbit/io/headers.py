@@ -6,6 +6,8 @@ import bz2
 import gzip
 import os
 import struct
+import tokenize
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -74,8 +76,10 @@ def read_npy_header(path: Path, handle: IO[bytes]) -> tuple[tuple[int, ...], boo
         version = npy.read_magic(handle)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = reader(handle, max_header_size=MOST_NPY_HEADER_BYTES)
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
+    except (ValueError, SyntaxError, TypeError, EOFError, tokenize.TokenError, RecursionError) as error:
         raise ParticleDataError(f"{path} is not a NumPy array ({error}).") from error
+    if any(length < 0 for length in shape):
+        raise ParticleDataError(f"{path} is not a NumPy array: its header gives the shape {shape}.")
     if dtype.hasobject:
         raise ParticleDataError(f"{path} holds pickled Python objects, which are never loaded: save it anew.")
     return shape, fortran, dtype
@@ -97,7 +101,7 @@ def read_stack_header(path: Path) -> StackHeader:
     size = path.stat().st_size
     try:
         found = _npy_header(path) if suffix == ".npy" else _mrc_header(path, suffix if suffix in OPENERS else "")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParticleDataError(f"{path} cannot be read ({reason}); check the file and its permissions.") from error
     if found.compression:
@@ -169,7 +173,7 @@ def read_decompressed(path: Path, header: StackHeader) -> bytes:
     try:
         with OPENERS[header.compression](path, "rb") as handle:
             data: bytes = handle.read(header.all_bytes)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ParticleDataError(f"{path} is damaged ({error}): copy the file again.") from error
     if len(data) < header.all_bytes:
         raise ParticleDataError(

@@ -362,6 +362,12 @@ def is_finished(path: Path) -> bool:
     return bool((_read_manifest(path) or {}).get("finished"))
 
 
+def run_identity(path: Path) -> str | None:
+    """What the run in a folder is of; None where there is none."""
+    manifest = _read_manifest(path)
+    return None if manifest is None else str(manifest.get("identity"))
+
+
 def isotropy_order_beside(result: Path) -> int:
     """Isotropy order that the run which wrote this file found; 1 where none is known."""
     manifest = _read_manifest(result.parent)

@@ -217,7 +217,7 @@ def remarks(table: ParticleTable) -> list[str]:
     """What is unusual about a file, though it can be worked with."""
     found = []
     path = table.source.path
-    if path is not None and b"\r\n" in _head(path):
+    if path is not None and table.source.file_format.startswith("star") and b"\r\n" in _head(path):
         found.append(f"{path}: has Windows line ends, which RELION refuses; files that cryorbit writes have none.")
     duplicated = table.frame[IMAGE_NAME].duplicated()
     if duplicated.any():

@@ -20,6 +20,18 @@ DEFOCI_A = (1.0, 1.0e6)
 NUMBERS = ("rlnAnglePsi", "rlnAngleRot", "rlnAngleTilt", "rlnDefocusAngle", "rlnPhaseShift", "rlnParticleSelectZScore")
 
 
+def out_of_range(
+    name: str, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str
+) -> str | None:
+    """A sentence on values that no microscope has; None where there are none."""
+    low, high = allowed
+    wrong = np.flatnonzero((values < low) | (values > high))
+    if not len(wrong):
+        return None
+    found = f"{name}, particle {wrong[0] + 1}: {what} is {values[wrong[0]]:g} {unit}".rstrip()
+    return f"{found}; expected {low:g} to {high:g} ({len(wrong)} such particles): {remedy}."
+
+
 class StarColumns:
     """Numbers of the particle rows, from their own columns or through their optics group."""
 
@@ -65,13 +77,8 @@ class StarColumns:
 
     def check_range(self, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str) -> None:
         """Note values that no microscope has; those that are no numbers have been noted already."""
-        low, high = allowed
-        wrong = np.flatnonzero((values < low) | (values > high))
-        if len(wrong):
-            self.problems.append(
-                f"{self.path}, particle {wrong[0] + 1}: {what} is {values[wrong[0]]:g} {unit}".rstrip()
-                + f"; expected {low:g} to {high:g} ({len(wrong)} such particles): {remedy}."
-            )
+        sentence = out_of_range(str(self.path), what, values, allowed, unit, remedy)
+        self.problems += [sentence] if sentence else []
 
     def _parsed(self, values: pd.Series, name: str, kind: str) -> FloatArray:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
