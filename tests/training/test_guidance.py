@@ -16,6 +16,8 @@ from cryorbit.estimation.lesson import Lesson
 from cryorbit.estimation.orientation import cone_angle
 from cryorbit.latent.embed import embed
 from cryorbit.model.cone import Cone
+from cryorbit.model.encoder import LatentPosterior
+from cryorbit.model.losses import pose_ignorance
 from cryorbit.preprocessing.normalise import disc_mask
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.aligned import AlignedSet
@@ -118,7 +120,8 @@ def test_the_size_of_the_average_does_not_matter(sampler, poses, clean, size):
     # What a small average has of the corners of its Fourier transform leaves it when it turns.
     finest = min(size, SMALL) // 2 - 2
     one, two = (low_passed(which.clean(psi, defocus, shift), finest) for which in (sampler, other))
-    torch.testing.assert_close(one, two, rtol=0, atol=0.08 * float(one.abs().max()))
+    # What the smallest lacks at fine frequencies, the measured surroundings take up in part, and leak.
+    torch.testing.assert_close(one, two, rtol=0, atol=(0.05 if size >= SMALL else 0.08) * float(one.abs().max()))
     assert correlation(one, two).min() > 0.995
 
 
@@ -173,9 +176,6 @@ def test_what_surrounds_the_particles_is_drawn_with_them(poses, clean, pedestal)
 
 
 def test_a_loss_of_ignorance_rewards_knowing_nothing():
-    from cryorbit.model.encoder import LatentPosterior
-    from cryorbit.model.losses import pose_ignorance
-
     nothing, something = (LatentPosterior(torch.full((4, 5), m), torch.full((4, 5), v)) for m, v in ((0, 0), (1, -4)))
     weight = torch.tensor([1.0, 0.5, 0.0, 0.0])
     assert float(pose_ignorance(nothing, weight)) == 0.0

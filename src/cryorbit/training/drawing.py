@@ -151,7 +151,7 @@ class ImageSampler:
             _ring_sums(values, ring).sum(dim=0) for values in ((here.conj() * there).real, here.abs().square())
         )
         overall = product.sum() / power.sum().clamp(min=1e-12)
-        gain = (product / power.clamp(min=1e-12)).clamp(0.0 * overall, MOST_GAIN * overall)
+        gain = (product / power.clamp(min=1e-12)).clamp(min=0.0).minimum(MOST_GAIN * overall)
         half = self.box_size // 2 + 1
         self._turned = self._turned * gain[ring][:, :half]
         self.surroundings = self._measure_surroundings(images - self._clean_at(poses, rows), poses.defocus_um[rows])
