@@ -26,7 +26,7 @@ import pandas as pd
 
 from cryorbit.conventions import wrap_deg
 from cryorbit.estimation.evaluation import best_offset_deg, origin_errors_A, roc
-from cryorbit.io.star import read_star
+from cryorbit.io import read_particles
 
 DEFOCUS = re.compile(r"_rlnDefocus(U|V|Angle) ")
 
@@ -116,7 +116,7 @@ def measure(out: Path, truth_csv: Path) -> dict[str, float]:
 
 def _shift_error_A(found: pd.DataFrame, truth: pd.DataFrame, psi_deg: np.ndarray, out: Path) -> np.ndarray:
     """Errors of the origins in the frame of the average, shape (n, 2)."""
-    pixel_size = float(read_star(out / "particles.star", check_images=False).imaging.pixel_size_A[0])
+    pixel_size = float(read_particles(out / "particles.star", check_images=False).imaging.pixel_size_A[0])
     true = -truth[["tx", "ty"]].to_numpy() * pixel_size
     return origin_errors_A(found[["origin_x_A", "origin_y_A"]].to_numpy(), true, psi_deg)
 

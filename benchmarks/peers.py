@@ -41,7 +41,8 @@ from cryorbit import conventions
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.estimation.evaluation import align_angles, evaluate
 from cryorbit.estimation.truth import Truth, read_truth
-from cryorbit.io.star import IMAGE_NAME, read_star, unquoted, write_particles
+from cryorbit.io import read_particles, write_particles
+from cryorbit.io.star import IMAGE_NAME, unquoted
 from cryorbit.particles import ParticleTable
 
 HEADER = (
@@ -171,7 +172,7 @@ class Commands:
 
 def choose_images(folder: Path, count: int, out: Path, diameter_A: float, seed: int) -> Images:
     """Write the STAR files of the first images of a set, with paths that hold from any folder."""
-    tables = [read_star(folder / name) for name in ("particles.star", "truth.star")]
+    tables = [read_particles(folder / name) for name in ("particles.star", "truth.star")]
     blind, known = (table.take(np.arange(min(count, len(table)))) for table in tables)
     truth = read_truth(folder / "truth.star", blind)
     if not blind.frame[IMAGE_NAME].equals(known.frame[IMAGE_NAME]):
@@ -198,7 +199,7 @@ def _absolute_names(table: ParticleTable) -> NDArray[np.str_]:
 
 def read_found(path: Path, images: Images) -> ParticleTable:
     """The rows of a program's output in the order of the images; programs may sort them."""
-    table = read_star(path, check_images=False)
+    table = read_particles(path, check_images=False)
     rows = pd.Index(unquoted(table.frame[IMAGE_NAME]).astype(str)).get_indexer(images.names)
     if (rows < 0).any():
         raise PeerError(f"{path} lacks {(rows < 0).sum()} of {len(rows)} images.")

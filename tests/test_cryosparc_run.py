@@ -79,8 +79,11 @@ def test_what_is_read_back_is_what_was_found(both):
     one, other = of_records.particles, of_star.particles
     ours = [name for name in other.frame.columns if name.startswith("cryorbit") and "Input" not in name]
     assert {"cryorbitOutlierProbability", "cryorbitAnglePsiStd", "cryorbitWeight"} <= set(ours)
+    # Of junk nothing is known well: there fewer digits of the defocus tell.
+    good = of_star.estimates["kept"].to_numpy()
     for name in (*ours, conventions.SELECT_ZSCORE):
-        np.testing.assert_allclose(one.numbers(name), other.numbers(name), rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(one.numbers(name)[good], other.numbers(name)[good], rtol=0.02, atol=0.02)
+        assert np.isfinite(one.numbers(name)).all()
     np.testing.assert_allclose(one.numbers("cryorbitInputDefocusU"), other.numbers("cryorbitInputDefocusU"), rtol=1e-6)
 
 
@@ -112,11 +115,11 @@ def test_a_cs_file_is_inspected(both):
 
 
 def test_particles_of_a_cs_run_are_exported_as_either(both, tmp_path):
-    records, of_star, of_records = both
+    _, of_star, of_records = both
     one = export(of_records.folder, tmp_path / "a.cs")
     assert export(of_records.folder, tmp_path / "a.star").written == one.written
     uids = np.load(tmp_path / "a.cs")["uid"]
-    star = read_particles(tmp_path / "a.star", stack_root=records.parent)
+    star = read_particles(tmp_path / "a.star")
     assert list(star.frame["cryosparcUid"]) == [str(uid) for uid in uids]
     # RELION reads the same optics and the same estimates from it.
     first = of_star.particles

@@ -15,8 +15,8 @@ import cryorbit as co
 from cryorbit import stages
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import evaluate_tables, read_truth
+from cryorbit.io import read_particles
 from cryorbit.io.runs import RunFolder
-from cryorbit.io.star import read_star
 from cryorbit.progress import Silent
 from cryorbit.training.trainer import split_rows
 
@@ -69,14 +69,14 @@ def test_the_numbers_of_all_files_agree(finished):
     np.testing.assert_allclose(table.psi_deg, estimates["psi_deg"], atol=1e-6)
     np.testing.assert_allclose(table.defocus_A, estimates["defocus_um"] * 1e4, atol=1e-2)
     np.testing.assert_allclose(table.numbers("cryorbitWeight"), np.expm1(estimates["defocus_um"]), rtol=1e-4)
-    kept = read_star(finished.folder / "particles_kept.star", check_images=False)
+    kept = read_particles(finished.folder / "particles_kept.star", check_images=False)
     assert len(kept) == estimates["kept"].sum() == len(finished.kept)
     assert (estimates["psi_std_deg"] > 0).all()
     assert estimates["outlier_probability"].between(0, 1).all()
 
 
 def test_evaluation_knows_the_truth_whatever_the_order(finished, star):
-    table = read_star(finished.folder / "particles.star", check_images=False)
+    table = read_particles(finished.folder / "particles.star", check_images=False)
     truth = star.with_name("truth.star")
     metrics = evaluate_tables(table, read_truth(truth, table))
     assert metrics.inliers == 54
@@ -88,7 +88,7 @@ def test_evaluation_knows_the_truth_whatever_the_order(finished, star):
 
 
 def test_a_truth_of_other_particles_is_refused(finished, tmp_path):
-    table = read_star(finished.folder / "particles.star", check_images=False)
+    table = read_particles(finished.folder / "particles.star", check_images=False)
     other = tiny_set(tmp_path / "other", images=30)
     with pytest.raises(ParticleDataError, match="has no row for"):
         read_truth(other.with_name("truth.star"), table)

@@ -509,7 +509,7 @@ def export(
     ] = None,
     complement: Annotated[bool, typer.Option("--complement", help="All other particles instead.")] = False,
     seed: Seed = 12345,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another file of that name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Move another file of that name aside first.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write some particles of a run as a file of their own, for RELION or cryoSPARC to go on with."""

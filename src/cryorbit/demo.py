@@ -8,8 +8,8 @@ from cryorbit.config import make_config
 from cryorbit.errors import RunFolderError
 from cryorbit.estimation.evaluation import Evaluation
 from cryorbit.estimation.truth import evaluate_tables, read_truth
+from cryorbit.io import read_particles
 from cryorbit.io.runs import INPUT, claim_folder
-from cryorbit.io.star import read_star
 from cryorbit.pipeline import RunResult, run
 from cryorbit.progress import Observer
 from cryorbit.simulation import make_simulation_config, phantom_projection, simulate
@@ -32,11 +32,11 @@ def run_demo(out: Path, images: int, seed: int, overwrite: bool, observer: Obser
     if not (simulated / "particles.star").is_file():
         observer.stage("Simulating")
         simulate(simulated, phantom_projection(), config, progress=observer.advance)
-    elif len(read_star(simulated / "particles.star", check_images=False)) != images:
+    elif len(read_particles(simulated / "particles.star", check_images=False)) != images:
         raise RunFolderError(f"{out}: holds a demonstration of another size; choose another --out or give --overwrite.")
     changes = {"seed": seed, "estimation": {"defocus_prior": "blind"}, "training": {"epochs": EPOCHS}}
     blind = make_config("fast", changes)
     truth = simulated / "truth.star"
     result = run(simulated / "particles.star", out, blind, truth=truth, observer=observer)
-    table = read_star(result.folder / "particles.star", check_images=False)
+    table = read_particles(result.folder / "particles.star", check_images=False)
     return result, evaluate_tables(table, read_truth(truth, table))

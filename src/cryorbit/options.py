@@ -46,5 +46,5 @@ Method = Annotated[
     typer.Option(help="orbit (alignment to the set's own average; the default) or latent.", show_default=False),
 ]
 TruthFile = Annotated[
-    Path | None, typer.Option("--truth", help="STAR file with the truth, for the report.", show_default=False)
+    Path | None, typer.Option("--truth", help="STAR or .cs file with the truth, for the report.", show_default=False)
 ]

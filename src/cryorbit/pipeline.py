@@ -14,7 +14,7 @@ import cryorbit
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import read_truth
-from cryorbit.io import read_particles, written_particles
+from cryorbit.io import read_particles, read_written, written_particles
 from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stacks_fingerprint
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
@@ -217,9 +217,8 @@ def rerun(
 
 def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     """Particles of a run: as it wrote them where only the page is drawn again, else as it read them."""
-    written = written_particles(folder.path)
-    if stage == "report" and written.is_file():
-        return read_particles(written, check_images=False)
+    if stage == "report" and written_particles(folder.path).is_file():
+        return read_written(folder.path)
     recorded = folder.manifest["input"]
     path = Path(recorded["path"])
     root = recorded.get("stack_root")
@@ -259,6 +258,6 @@ def _result(folder: Path) -> RunResult:
     particles = estimates = None
     if (folder / "estimates.parquet").is_file():
         estimates = read_table(folder / "estimates.parquet")
-        particles = read_particles(written_particles(folder), check_images=False)
+        particles = read_written(folder)
     page = folder / "report.html"
     return RunResult(folder, particles, estimates, page if page.is_file() else None)

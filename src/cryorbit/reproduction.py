@@ -16,9 +16,9 @@ from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.conventions import SELECT_ZSCORE
 from cryorbit.errors import ConfigurationError
 from cryorbit.estimation.truth import read_truth
+from cryorbit.io import read_particles
 from cryorbit.io.defocus_table import read_defocus_um
 from cryorbit.io.runs import INPUT, REPRODUCTION, RunFolder, file_sha256, identity, is_finished
-from cryorbit.io.star import read_star
 from cryorbit.pipeline import run
 from cryorbit.progress import Observer, Silent
 from cryorbit.report.record import read_run
@@ -238,9 +238,9 @@ def _read_set(folder: Path, name: str, config: RunConfig) -> ReproducedSet:
     from cryorbit.training.trainer import split_rows
 
     result = read_run(folder)
-    particles = read_star(folder / "particles.star", check_images=False)
+    particles = read_particles(folder / "particles.star", check_images=False)
     truth = read_truth(folder / INPUT / "truth.star", particles)
-    table = read_star(folder / INPUT / "truth.star", check_images=False)
+    table = read_particles(folder / INPUT / "truth.star", check_images=False)
     z_score = table.numbers(SELECT_ZSCORE) if SELECT_ZSCORE in table else None
     if (folder / POSES).is_file():
         poses = load_poses(folder)

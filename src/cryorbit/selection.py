@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
-from cryorbit.io import particles_suffix, read_particles, write_particles, written_particles
-from cryorbit.io.cryosparc import write_as_star
-from cryorbit.io.runs import MANIFEST, read_table
+from cryorbit.io import particles_suffix, read_particles, read_written, write_particles, written_particles
+from cryorbit.io.cryosparc_star import write_as_star
+from cryorbit.io.runs import MANIFEST, move_aside, read_table
 from cryorbit.io.star import IMAGE_NAME, unquoted
 from cryorbit.particles import ParticleTable
 
@@ -81,7 +81,7 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
     choice
         Which particles; the kept ones if left out.
     overwrite
-        Whether another file of that name is replaced.
+        Whether another file of that name is moved aside.
 
     Raises
     ------
@@ -93,10 +93,9 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
         If the format is unknown, or cannot be made of what the run was given.
     """
     folder, out, choice = Path(folder), Path(out), choice or Choice()
-    source = written_particles(folder)
-    if not (folder / "estimates.parquet").is_file() or not source.is_file():
+    if not (folder / "estimates.parquet").is_file() or not written_particles(folder).is_file():
         raise RunFolderError(f"{folder}: has no estimates to export; give the folder of a finished cryorbit run.")
-    table = read_particles(source, check_images=False)
+    table = read_written(folder)
     _check_target(out, folder, table, overwrite)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     kept = [manifest["input"]["path"], *manifest["input"].get("files", []), choice.selection]
@@ -106,6 +105,8 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
     if not chosen.any():
         raise ParticleDataError(f"{folder}: none of its {len(table):,} particles is chosen; loosen the conditions.")
     part = table.where(chosen)
+    if out.exists():
+        move_aside(out)
     write = write_particles if out.suffix == particles_suffix(table) else write_as_star
     write(out, part)
     return Exported(out, len(part), len(table))
@@ -121,7 +122,7 @@ def _check_target(out: Path, folder: Path, table: ParticleTable, overwrite: bool
     if out.resolve().parent == folder.resolve():
         raise RunFolderError(f"{out}: lies in the run folder, whose files are the run's own; choose another place.")
     if out.is_dir() or (out.exists() and not overwrite):
-        raise RunFolderError(f"{out}: exists already; choose another --out, or give --overwrite to replace it.")
+        raise RunFolderError(f"{out}: exists already; choose another --out, or give --overwrite, which moves it aside.")
     if not out.resolve().parent.is_dir():
         raise RunFolderError(f"{out}: its folder does not exist; make it first.")
 

@@ -159,6 +159,7 @@ def without(field: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 NPY_START = b"\x93NUMPY\x01\x00\x76\x00"
+NEGATIVE_SHAPE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4), }" + b" " * 55
 
 
 def scratched(data: bytes, at: int) -> bytes:
@@ -287,10 +288,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "damaged gzip": (stack(lambda data: scratched(gzip.compress(data), 90), "a.mrcs.gz"), "gz"),
     "gzip damaged at its start": (stack(lambda data: scratched(gzip.compress(data), 12), "a.mrcs.gz"), "gz"),
     "half a NumPy header": (stack(lambda _: NPY_START + b"{'descr': '<f4', (" + b" " * 100, "a.npy"), "NumPy"),
-    "an array of negative size": (
-        stack(lambda _: NPY_START + b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4), }" + b" " * 55, "a.npy"),
-        "shape",
-    ),
+    "an array of negative size": (stack(lambda _: NPY_START + NEGATIVE_SHAPE, "a.npy"), "shape"),
     # cryoSPARC.
     "empty .cs": (cs(lambda _: b""), "not a cryoSPARC .cs file"),
     "STAR as .cs": (cs(lambda _: b"data_particles\n"), "not a cryoSPARC .cs file"),

@@ -10,7 +10,9 @@ import pytest
 
 from cryorbit import conventions
 from cryorbit.errors import ParticleDataError
-from cryorbit.io.cryosparc import examine_cs, read_cs, write_cs
+from cryorbit.io import read_particles
+from cryorbit.io.cryosparc import examine_cs
+from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.mrc import ImageStack
 
 from .conftest import write_stack
@@ -79,7 +81,7 @@ def job(tmp_path):
 def test_fields_get_relions_names_and_units(job):
     write, images = job
     made = records(BLOB + CTF + ALIGNED)
-    table = read_cs(write(J7_particles=made))
+    table = read_particles(write(J7_particles=made))
     assert table.frame["rlnImageName"].iloc[4] == "000002@J3/extract/mic1.mrc"
     np.testing.assert_allclose(table.psi_deg, np.degrees(made["alignments2D/pose"].astype(float)))
     # Shifts are in pixels of the alignment, not of the images.
@@ -109,9 +111,9 @@ def test_what_passes_through_is_found_by_uid(job, seed):
         J7_passthrough_particles=packed(rest),
         A_passthrough_strangers=strangers,
     )
-    joined, alone = read_cs(path), read_cs(write(J7_whole=whole))
+    joined, alone = read_particles(path), read_particles(write(J7_whole=whole))
     assert joined.frame.equals(alone.frame[list(joined.frame.columns)])
-    assert joined.source.document.joined_paths == (path.with_name("J7_passthrough_particles.cs"),)
+    assert joined.source.document.paths == (path, path.with_name("J7_passthrough_particles.cs"))
 
 
 def test_a_group_of_results_names_its_files(job):
@@ -120,14 +122,14 @@ def test_a_group_of_results_names_its_files(job):
     path = write(cryosparc_P1_J7_001_particles=whole)
     group = path.with_name("J7_particles.csg")
     group.write_text("results:\n  blob:\n    metafile: '>J7/cryosparc_P1_J7_001_particles.cs'\n    num_items: 12\n")
-    assert read_cs(group).frame.equals(read_cs(path).frame)
+    assert read_particles(group).frame.equals(read_particles(path).frame)
 
 
 @pytest.mark.parametrize("fields", [BLOB + CTF + ALIGNED, BLOB + CTF, BLOB])
 def test_what_is_not_changed_is_written_byte_for_byte(job, tmp_path, fields):
     write, _ = job
     path = write(J7_particles=records(fields))
-    table = read_cs(path)
+    table = read_particles(path)
     write_cs(tmp_path / "same.cs", table)
     assert (tmp_path / "same.cs").read_bytes() == path.read_bytes()
     chosen = table.take([5, 2, 9])
@@ -139,7 +141,7 @@ def test_what_is_not_changed_is_written_byte_for_byte(job, tmp_path, fields):
 def test_estimates_go_into_cryosparcs_own_fields(job, tmp_path, fields):
     write, _ = job
     before = records(fields)
-    table = read_cs(write(J7_particles=before)).take(np.arange(3, N))
+    table = read_particles(write(J7_particles=before)).take(np.arange(3, N))
     random = np.random.default_rng(8)
     new = {
         conventions.PSI: random.uniform(-180, 180, len(table)),
@@ -159,7 +161,7 @@ def test_estimates_go_into_cryosparcs_own_fields(job, tmp_path, fields):
     np.testing.assert_allclose(after["alignments2D/pose"], np.radians(new[conventions.PSI]), atol=1e-6)
     np.testing.assert_allclose(after["cryorbit/outlier_probability"], new[conventions.OUTLIER_PROBABILITY], atol=1e-6)
     # The file that was written says the same as the table that was.
-    again = read_cs(tmp_path / "out.cs", check_images=False)
+    again = read_particles(tmp_path / "out.cs", check_images=False)
     for name in (conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, conventions.DEFOCUS_U):
         np.testing.assert_allclose(again.numbers(name), new[name], rtol=1e-6, atol=1e-4)
 
@@ -172,12 +174,30 @@ def test_a_slot_that_passed_through_is_written_whole(job, tmp_path):
         J7_particles=packed(main),
         J7_passthrough_particles=packed(rest),
     )
-    table = read_cs(path)
+    table = read_particles(path)
     write_cs(tmp_path / "out.cs", table.with_columns({conventions.DEFOCUS_U: np.full(N, 12345.0)}))
     after = np.load(tmp_path / "out.cs")
     assert {name for name, *_ in CTF} <= set(after.dtype.names)
     assert (after["ctf/df1_A"] == 12345).all()
     np.testing.assert_array_equal(after["ctf/bfactor"], whole["ctf/bfactor"])
+
+
+def test_a_defocus_where_there_was_none_comes_with_the_whole_slot(job, tmp_path):
+    write, _ = job
+    given = [field for field in CTF if field[0] in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")]
+    before = records(BLOB + given)
+    before["ctf/accel_kv"], before["ctf/cs_mm"], before["ctf/amp_contrast"] = 200, 1.4, 0.07
+    table = read_particles(write(J7_particles=before))
+    write_cs(
+        tmp_path / "out.cs", table.with_columns({name: np.full(N, 1.5e4) for name in ("rlnDefocusU", "rlnDefocusV")})
+    )
+    after = np.load(tmp_path / "out.cs")
+    np.testing.assert_array_equal(after["ctf/accel_kv"], before["ctf/accel_kv"])
+    assert (after["ctf/df2_A"] == 1.5e4).all()
+    assert (after["ctf/scale"] == 1).all()
+    # Of what nobody said anything, nothing is there.
+    for name in ("df_angle_rad", "phase_shift_rad", "tilt_A", "anisomag", "bfactor"):
+        assert not after[f"ctf/{name}"].any()
 
 
 class _Trap:
@@ -226,7 +246,7 @@ def test_broken_files_are_named_in_one_sentence(tmp_path, fault):
     path = tmp_path / "broken.cs"
     path.write_bytes(content(records(BLOB + CTF)))
     with pytest.raises(ParticleDataError) as caught:
-        read_cs(path)
+        read_particles(path)
     assert len(caught.value.problems) == 1
     assert "broken.cs" in caught.value.problems[0]
     assert says in caught.value.problems[0]

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kstest
 
 from cryorbit.errors import ConfigurationError
-from cryorbit.io.star import read_star
+from cryorbit.io import read_particles
 from cryorbit.simulation import DefocusQuantiles, draw_truth, make_simulation_config, phantom_projection, simulate
 from cryorbit.simulation.experimental_like import (
     LIKE_CLASSES,
@@ -128,7 +128,7 @@ def test_a_set_has_its_own_direction_and_score_in_the_truth(tmp_path):
     projections = experimental_like_projections(LIKE_CLASSES["view_30"], choose_specimen(None, None), VIEW)
     simulate(tmp_path, projections, config)
     assert pd.read_csv(tmp_path / "truth.csv")["tip_deg"].between(0, 10).all()
-    truth = read_star(tmp_path / "truth.star")
+    truth = read_particles(tmp_path / "truth.star")
     assert np.isfinite(truth.numbers("rlnParticleSelectZScore")).all()
 
 

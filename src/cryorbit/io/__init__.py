@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryorbit.errors import ParticleDataError
-from cryorbit.io.cryosparc import CsDocument, examine_cs, write_cs
+from cryorbit.io.cryosparc import examine_cs
+from cryorbit.io.cryosparc_records import CsDocument
+from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.mrc import ImageStack
+from cryorbit.io.runs import run_input
 from cryorbit.io.star import examine_star, write_star_particles
 from cryorbit.particles import ParticleTable
 
@@ -15,6 +18,7 @@ __all__ = [
     "examine_particles",
     "particles_suffix",
     "read_particles",
+    "read_written",
     "write_particles",
     "written_particles",
 ]
@@ -47,11 +51,11 @@ def read_particles(path: str | Path, stack_root: str | Path | None = None, check
 
 
 def examine_particles(
-    path: Path, stack_root: Path | None = None, check_images: bool = True
+    path: Path, stack_root: Path | None = None, check_images: bool = True, home: Path | None = None
 ) -> tuple[ParticleTable, list[str]]:
     """Read a particle file as far as it can be understood, and list what is wrong with it.
 
-    Parameters are those of :func:`read_particles`.
+    Parameters are those of :func:`read_particles`, and ``home``: a file in whose place it is to be read.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def examine_particles(
         If the file holds no particles at all.
     """
     examine = examine_cs if path.suffix in CRYOSPARC_SUFFIXES else examine_star
-    return examine(path, stack_root, check_images)
+    return examine(path, stack_root, check_images, home)
 
 
 def particles_suffix(table: ParticleTable) -> str:
@@ -77,6 +81,23 @@ def write_particles(path: Path, table: ParticleTable) -> None:
     """
     write = write_cs if isinstance(table.source.document, CsDocument) else write_star_particles
     write(path, table)
+
+
+def read_written(folder: Path) -> ParticleTable:
+    """The particles of a run folder, their stacks where the run's input had them.
+
+    Raises
+    ------
+    ParticleDataError
+        If the file was changed so that it cannot be read.
+    RunFolderError
+        If there is no run in the folder.
+    """
+    home, root = run_input(folder)
+    table, problems = examine_particles(written_particles(folder), root, check_images=False, home=home)
+    if problems:
+        raise ParticleDataError(problems)
+    return table
 
 
 def written_particles(folder: Path) -> Path:

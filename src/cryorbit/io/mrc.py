@@ -51,7 +51,7 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
         shown = ", ".join(map(str, missing[:MAX_NAMED])) + (", ..." if len(missing) > MAX_NAMED else "")
         problems.append(
             f"{table}: {len(missing)} of {len(locations.stacks)} image stacks do not exist ({shown}); if the "
-            "project was moved, point --stack-root to the folder that the STAR file's paths start from."
+            "project was moved, point --stack-root to the folder that its paths start from."
         )
     count = np.full(len(locations.stacks), np.iinfo(np.int64).max)
     for number, header in headers.items():
@@ -62,7 +62,7 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
         stack = int(locations.stack[row])
         problems.append(
             f"{table}, particle {row + 1}: image {names[row]} does not exist; {locations.stacks[stack]} holds "
-            f"{count[stack]} images ({len(beyond)} such particles): the stack and the STAR file do not belong together."
+            f"{count[stack]} images ({len(beyond)} such particles): stack and particle file do not belong together."
         )
     sizes = {(header.width, header.height) for header in headers.values()}
     if any(width != height for width, height in sizes):

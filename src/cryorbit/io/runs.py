@@ -317,7 +317,7 @@ def _refusal(path: Path, old: dict[str, Any] | None, identity: str) -> str:
 
 
 def move_aside(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Give a folder another name, so that a new one can take its place.
+    """Give a folder or file another name, so that a new one can take its place.
 
     Raises
     ------
@@ -366,6 +366,21 @@ def run_identity(path: Path) -> str | None:
     """What the run in a folder is of; None where there is none."""
     manifest = _read_manifest(path)
     return None if manifest is None else str(manifest.get("identity"))
+
+
+def run_input(path: Path) -> tuple[Path, Path | None]:
+    """The particle file that a run read, and the folder that it was told paths of stacks start from.
+
+    Raises
+    ------
+    RunFolderError
+        If there is no run in the folder.
+    """
+    manifest = _read_manifest(path)
+    if manifest is None:
+        raise RunFolderError(f"{path}: is not a run folder (it has no {MANIFEST}).")
+    root = manifest["input"].get("stack_root")
+    return Path(manifest["input"]["path"] or path), Path(root) if root is not None else None
 
 
 def isotropy_order_beside(result: Path) -> int:

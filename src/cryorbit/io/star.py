@@ -136,7 +136,9 @@ def _pairs(block: cif.Block) -> Iterator[tuple[str, str]]:
             yield tag, value
 
 
-def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]) -> ImageLocations:
+def _locations(
+    path: Path, home: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]
+) -> ImageLocations:
     names = unquoted(frame[IMAGE_NAME])
     parts = names.str.split("@", n=1, expand=True)
     if parts.shape[1] == 1:
@@ -153,28 +155,25 @@ def _locations(path: Path, frame: pd.DataFrame, stack_root: Path | None, problem
         )
         numbers = numbers.fillna(1).clip(lower=1)
     codes, unique = pd.factorize(stack_names)
-    stacks = tuple(find_stack(str(name), path, stack_root) for name in unique)
+    stacks = tuple(find_stack(str(name), home, stack_root) for name in unique)
     return ImageLocations(stacks, codes.astype(np.int64), numbers.to_numpy(dtype=np.int64) - 1)
 
 
-def read_star(path: Path, stack_root: Path | None = None, check_images: bool = True) -> ParticleTable:
-    """Read a particle STAR file, checking every row and, unless told otherwise, every stack's header.
-
-    Raises
-    ------
-    ParticleDataError
-        With every problem found, one sentence each.
-    """
-    table, problems = examine_star(path, stack_root, check_images)
-    if problems:
-        raise ParticleDataError(problems)
-    return table
-
-
 def examine_star(
-    path: Path, stack_root: Path | None = None, check_images: bool = True
+    path: Path, stack_root: Path | None = None, check_images: bool = True, home: Path | None = None
 ) -> tuple[ParticleTable, list[str]]:
     """Read a particle STAR file and list what is wrong with its values and its stacks.
+
+    Parameters
+    ----------
+    path
+        The STAR file.
+    stack_root
+        Folder that paths of stacks start from; else the working folder and those above the file are tried.
+    check_images
+        Whether to look at the stacks.
+    home
+        File in whose place it is to be read: where its paths start from.
 
     Returns
     -------
@@ -194,7 +193,7 @@ def examine_star(
     columns = StarColumns(path, frame, optics)
     imaging = read_imaging(columns)
     problems = columns.problems
-    locations = _locations(path, frame, stack_root, problems)
+    locations = _locations(path, home or path, frame, stack_root, problems)
     names = frame[IMAGE_NAME].to_numpy()
     if check_images:
         problems.extend(check_stacks(locations, names, str(path)))
