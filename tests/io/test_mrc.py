@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import time
 from pathlib import Path
 
 import mrcfile
@@ -29,6 +30,16 @@ def test_images_come_in_the_order_asked_for(project):
         assert (len(stack), stack.box_size) == (6, 16)
         for rows in ([0, 1, 2, 3, 4, 5], [5, 0, 0, 3], [2], []):
             np.testing.assert_array_equal(stack.read(rows), images[rows])
+
+
+def test_the_same_image_is_the_same_file(tmp_path):
+    image = np.random.default_rng(0).normal(size=(8, 8))
+    for name in ("a", "b"):
+        mrc_module.write_image(tmp_path / f"{name}.mrc", image, 2.5)
+        time.sleep(1.1)  # mrcfile writes the time into its labels
+    assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "b.mrc").read_bytes()
+    np.testing.assert_allclose(mrc_module.read_image(tmp_path / "a.mrc"), image, rtol=1e-6)
+    assert mrcfile.validate(tmp_path / "a.mrc")
 
 
 def open_stacks(folder: Path) -> int:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryorbit import ParticleDataError, read_particles, write_particles
+from cryorbit.io import star as star_module
 from cryorbit.io.star import remarks, write_star
 
 from .conftest import OPTICS, star_text, write_stack
@@ -44,11 +45,13 @@ def test_untouched_values_are_byte_identical(project, tmp_path):
 
 def test_version_comments_and_other_blocks_survive(project, tmp_path):
     star, _ = project
-    star.write_text("# version 50001\n\ndata_general\n\n_rlnJobKind    'two words'\n\n" + star.read_text())
+    star.write_text(
+        "# made by hand\r\n# version 50001\n\ndata_general\n\n_rlnJobKind    'two words'\n\n" + star.read_text()
+    )
     write_particles(tmp_path / "out.star", read_particles(star))
     text = (tmp_path / "out.star").read_text()
     assert text.count("# version 30001") == 2
-    assert text.count("# version 50001") == 1
+    assert text.count("# made by hand\n# version 50001\n\ndata_general\n") == 1
     assert "_rlnJobKind 'two words'" in text
 
 
@@ -57,6 +60,19 @@ def test_writing_what_was_written_changes_nothing(project, tmp_path):
     write_particles(tmp_path / "once.star", read_particles(star))
     write_particles(tmp_path / "twice.star", read_particles(tmp_path / "once.star", check_images=False))
     assert (tmp_path / "once.star").read_bytes() == (tmp_path / "twice.star").read_bytes()
+
+
+def test_long_tables_are_read_and_written_in_pieces(tmp_path, monkeypatch):
+    star = tmp_path / "long.star"
+    star.write_text(star_text([f"{i}@Extract/a{i % 3}.mrcs" for i in range(1, 31)]))
+    whole = read_particles(star, check_images=False)
+    write_particles(tmp_path / "whole.star", whole)
+    for size in (1, 7, 30, 31):
+        monkeypatch.setattr(star_module, "CHUNK", size)
+        pieces = read_particles(star, check_images=False)
+        assert pieces.frame.equals(whole.frame)
+        write_particles(tmp_path / "pieces.star", pieces)
+        assert (tmp_path / "pieces.star").read_bytes() == (tmp_path / "whole.star").read_bytes()
 
 
 def test_new_columns_follow_the_old_and_another_reader_agrees(project, tmp_path):

@@ -18,7 +18,7 @@ from cryorbit.io.headers import StackHeader, read_decompressed, read_stack_heade
 from cryorbit.io.runs import atomic_path
 from cryorbit.particles import ImageLocations
 
-MAX_OPEN_FILES = 64
+MAX_OPEN_FILES = 32
 MAX_NAMED = 10
 # Decompressed stacks are held up to this many bytes, and always one.
 HELD_BYTES = 500_000_000
@@ -100,6 +100,8 @@ def write_image(path: Path, image: NDArray[np.floating[Any]], pixel_size_A: floa
         file = mrcfile.new(beside)
         file.set_data(np.asarray(image, dtype=np.float32))
         file.voxel_size = pixel_size_A
+        # In place of the time of writing: the same image is the same file.
+        file.header.label[0] = "cryorbit"
         file.close()
 
 

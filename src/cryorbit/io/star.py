@@ -1,7 +1,7 @@
 """RELION STAR files, 3.0 to 5: read without losing a value, written back with columns added or replaced.
 
 gemmi parses; values stay text, so that what cryorbit does not change comes out byte for byte. Comments are not
-part of what gemmi keeps, so RELION's ``# version`` lines are found and written again.
+part of what gemmi keeps, so those in front of blocks, as RELION's ``# version``, are found and written again.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from gemmi import cif
 
 from cryorbit.errors import ParticleDataError
@@ -27,16 +30,18 @@ from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source
 
 IMAGE_NAME = "rlnImageName"
 VERSION_31 = 30001
-_VERSION_LINE = re.compile(rb"^#[ \t]*version[ \t]+(\d+)[ \t\r]*\n(?:[ \t\r]*\n|#[^\n]*\n)*data_(\S*)", re.MULTILINE)
+# Values that are Python's strings at one time: a million rows of them would take gigabytes.
+CHUNK = 20_000
+_COMMENTED = re.compile(rb"^(#[^\n]*\n(?:[ \t\r]*\n|#[^\n]*\n)*)data_(\S*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class StarDocument:
-    """A parsed STAR file, and where in it the particles are."""
+    """A parsed STAR file without the rows of its particles, and where in it these were."""
 
     document: cif.Document
     particles_block: int
-    versions: Mapping[str, int]
+    comments: Mapping[str, Sequence[str]]
 
 
 def _read_document(path: Path) -> StarDocument:
@@ -58,7 +63,7 @@ def _read_document(path: Path) -> StarDocument:
     if tables:
         if len(document[tables[0]].find_loop(f"_{IMAGE_NAME}")) == 0:
             raise ParticleDataError(f"{path}: the particle table is empty; expected at least one row.")
-        return StarDocument(document, tables[0], _version_comments(path))
+        return StarDocument(document, tables[0], _comments(path))
     found = ", ".join(f"data_{block.name.strip()}" for block in document) or "no block"
     raise ParticleDataError(
         f"{path}: holds no particles ({found}, none with a table that has _{IMAGE_NAME}); "
@@ -66,23 +71,42 @@ def _read_document(path: Path) -> StarDocument:
     )
 
 
-def _version_comments(path: Path) -> dict[str, int]:
-    """Version line in front of each block, by the block's name."""
+def _comments(path: Path) -> dict[str, list[str]]:
+    """Comments in front of each block, by the block's name."""
     if path.stat().st_size == 0:
         return {}
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return {match[2].decode(errors="replace"): int(match[1]) for match in _VERSION_LINE.finditer(text)}
+        found = [(match[2], match[1].decode(errors="replace").splitlines()) for match in _COMMENTED.finditer(text)]
+    return {name.decode(errors="replace"): [line for line in lines if line.strip()] for name, lines in found}
 
 
 def _loop_frame(block: cif.Block, tag: str) -> pd.DataFrame:
-    """The loop that holds ``tag`` as text columns, one at a time so that few Python strings live at once."""
-    columns = {}
-    for name in block.find_loop(tag).get_loop().tags:
-        columns[name.removeprefix("_")] = pd.Series(list(block.find_loop(name)), dtype=TEXT_DTYPE)
-    return pd.DataFrame(columns)
+    """The loop that holds ``tag`` as text columns."""
+    tags = block.find_loop(tag).get_loop().tags
+    return pd.DataFrame({name.removeprefix("_"): _text_column(block.find_loop(name)) for name in tags})
+
+
+def _text_column(values: Iterable[str]) -> pd.Series:
+    rest, parts = iter(values), []
+    while part := list(islice(rest, CHUNK)):
+        parts.append(pa.array(part, type=pa.large_string()))
+    whole = pa.chunked_array(parts, type=pa.large_string()).combine_chunks()
+    return pd.Series(pd.array(whole, dtype=TEXT_DTYPE))
+
+
+def _without_rows(star: StarDocument) -> StarDocument:
+    """The document without the rows of its particles, which would take more memory than their table."""
+    loop = star.document[star.particles_block].find_loop(f"_{IMAGE_NAME}").get_loop()
+    loop.set_all_values([[] for _ in loop.tags])
+    # What an emptied list has reserved is given back by copying it alone.
+    document = cif.Document()
+    for block in star.document:
+        document.add_copied_block(block)
+    return StarDocument(document, star.particles_block, star.comments)
 
 
 def _particles_frame(path: Path, star: StarDocument) -> pd.DataFrame:
+    """The particle table as text."""
     try:
         frame = _loop_frame(star.document[star.particles_block], f"_{IMAGE_NAME}")
     except UnicodeDecodeError as error:
@@ -140,13 +164,10 @@ def _locations(
     path: Path, home: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]
 ) -> ImageLocations:
     names = unquoted(frame[IMAGE_NAME])
-    parts = names.str.split("@", n=1, expand=True)
-    if parts.shape[1] == 1:
-        index, stack_names = pd.Series("1", index=parts.index), parts[0]
-    else:
-        plain = parts[1].isna()
-        index, stack_names = parts[0].where(~plain, "1"), parts[1].where(~plain, parts[0])
+    parts = names.str.extract("^(?:(?P<number>[^@]*)@)?(?P<stack>.*)$")
+    index = parts["number"].where(names.str.contains("@", regex=False), "1")
     numbers = pd.to_numeric(index.where(index.str.fullmatch("[0-9]{1,9}")), errors="coerce")
+    stack_names = parts["stack"]
     wrong = np.flatnonzero(numbers.isna() | (numbers < 1))
     if len(wrong):
         problems.append(
@@ -189,6 +210,7 @@ def examine_star(
     """
     star = _read_document(path)
     frame = _particles_frame(path, star)
+    star = _without_rows(star)
     optics = _optics_frame(star)
     columns = StarColumns(path, frame, optics)
     imaging = read_imaging(columns)
@@ -242,16 +264,17 @@ def _loop_lines(frame: pd.DataFrame) -> Iterator[str]:
     yield "loop_"
     for number, name in enumerate(frame.columns, start=1):
         yield f"_{name} #{number}"
-    columns = [_loop_values(frame[name]) for name in frame.columns]
-    for row in zip(*columns, strict=True):
-        yield " ".join(row)
+    blank = pa.scalar(" ", type=pa.large_string())
+    for start in range(0, len(frame), CHUNK):
+        part = frame.iloc[start : start + CHUNK]
+        yield from pc.binary_join_element_wise(*(_loop_values(part[name]) for name in frame.columns), blank).to_pylist()
 
 
-def _loop_values(column: pd.Series) -> list[str]:
+def _loop_values(column: pd.Series) -> pa.Array:
     """Raw values; a text of several lines must begin a line of its own."""
-    values: list[str] = column.tolist()
-    if any("\n" in value for value in values):
-        return [f"\n{value}\n" if "\n" in value else value for value in values]
+    values = pa.array(column, type=pa.large_string())
+    if pc.any(pc.match_substring(values, "\n")).as_py():
+        return pa.array([f"\n{value}\n" if "\n" in value else value for value in column], type=pa.large_string())
     return values
 
 
@@ -298,10 +321,9 @@ def write_star_particles(path: Path, table: ParticleTable) -> None:
     def lines() -> Iterator[str]:
         for index, block in enumerate(star.document):
             name = block.name.strip()
-            version = star.versions.get(name)
             yield ""
-            if version is not None:
-                yield from (f"# version {version}", "")
+            if name in star.comments:
+                yield from (*star.comments[name], "")
             yield from (f"data_{name}", "")
             for item in block:
                 if item.pair is not None:
