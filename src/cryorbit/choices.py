@@ -10,6 +10,7 @@ from cryorbit.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cryorbit.config import RunConfig
+    from cryorbit.rows import Rows
 
 
 def range_um(text: str | None) -> tuple[float, float] | None:
@@ -58,6 +59,8 @@ class Choices:
     overwrite: bool
     estimation: dict[str, Any]
     invert: bool | None = None
+    select: list[str] | None = None
+    subset: int | None = None
 
     def config(self) -> RunConfig:
         """Configuration of a new run."""
@@ -71,13 +74,20 @@ class Choices:
             merged = merge(merged, single)
         return make_config(self.preset or "fast", merged, self.file)
 
+    def rows(self) -> Rows:
+        """Which particles of the file."""
+        from cryorbit.rows import Rows
+
+        return Rows(tuple(self.select or ()), self.subset, self.config().seed)
+
     def changes_to_a_run(self, folder: Path) -> dict[str, Any]:
         """Settings of the estimates that a run folder may be told anew; anything else would be another run."""
         from cryorbit.config import merge
 
         fixed = {
             "--preset": self.preset, "--config": self.file, "--seed": self.seed, "--stack-root": self.stack_root,
-            "--overwrite": self.overwrite or None, "--invert": self.invert,
+            "--overwrite": self.overwrite or None, "--invert": self.invert, "--select": self.select or None,
+            "--subset": self.subset,
         }  # fmt: skip
         changes: dict[str, Any] = {}
         for single in map(setting, self.settings or []):

@@ -24,6 +24,7 @@ from cryorbit.options import (
     Method,
     OptionalOut,
     Out,
+    OutlierColumn,
     Overwrite,
     Particles,
     Preset,
@@ -31,9 +32,11 @@ from cryorbit.options import (
     Quiet,
     RunSeed,
     Seed,
+    Select,
     Settings,
     Source,
     StackRoot,
+    Subset,
     TruthFile,
 )
 
@@ -182,12 +185,12 @@ def _run_until(
     choices: Choices,
     quiet: bool,
     truth: Path | None = None,
+    outlier_column: str | None = None,
     latent: bool = True,
 ) -> RunResult:
     """A stage on a run folder, or all stages up to it on a particle file."""
     if not source.exists():
         raise ParticleDataError(f"{source} does not exist: give a file of particles, or a run folder.")
-    from cryorbit.io import read_particles
     from cryorbit.pipeline import rerun
     from cryorbit.pipeline import run as run_pipeline
 
@@ -196,16 +199,18 @@ def _run_until(
             if out is not None:
                 raise ConfigurationError(f"{source}: is a folder; with --out, give a file of particles.")
             changes = choices.changes_to_a_run(source)
-            result = rerun(source, stage, estimation=changes, truth=truth, observer=observer)
+            result = rerun(
+                source, stage, estimation=changes, truth=truth, outlier_column=outlier_column, observer=observer
+            )
         else:
             if out is None:
                 raise ConfigurationError(f"{source}: give --out, the run folder to make.")
             config = choices.config()
-            particles = read_particles(source, choices.stack_root)
-            overwrite = choices.overwrite
+            rows = choices.rows()
             result = run_pipeline(
-                particles, out, config, until=stage, latent=latent, overwrite=overwrite, truth=truth, observer=observer
-            )
+                rows.read(source, choices.stack_root), out, config, rows=rows, until=stage, latent=latent,
+                overwrite=choices.overwrite, truth=truth, outlier_column=outlier_column, observer=observer,
+            )  # fmt: skip
     _tell(result)
     return result
 
@@ -221,8 +226,11 @@ def run(
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -230,8 +238,8 @@ def run(
 ) -> None:
     """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
-    _run_until("report", particles, out, choices, quiet, truth)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    _run_until("report", particles, out, choices, quiet, truth, outlier_column)
 
 
 @app.command()
@@ -242,6 +250,8 @@ def train(
     config: ConfigFile = None,
     settings: Settings = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -249,7 +259,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train the network only."""
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert, select, subset)
     _run_until("train", source, out, choices, quiet)
 
 
@@ -260,6 +270,8 @@ def embed(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -267,7 +279,7 @@ def embed(
     debug: Debug = False,
 ) -> None:
     """Put every particle, and turned copies of it, into the latent space."""
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {})
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, None, select, subset)
     _run_until("embed", source, out, choices, quiet)
 
 
@@ -287,6 +299,8 @@ def outliers(
         float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
     ] = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -295,7 +309,7 @@ def outliers(
 ) -> None:
     """Score outliers: by the evidence of the alignment, or in the latent space with --method latent."""
     estimation = given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
     _run_until("outliers", source, out, choices, quiet, latent=False)
 
 
@@ -310,6 +324,8 @@ def estimate(
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -318,7 +334,7 @@ def estimate(
 ) -> None:
     """Estimate angle, shift and defocus and write the particle files; the orbit method needs no trained network."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
     _run_until("estimate", source, out, choices, quiet, latent=False)
 
 
@@ -332,6 +348,8 @@ def limits(
     defocus_prior: Prior = None,
     defocus_range: DefocusRange = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -340,7 +358,9 @@ def limits(
 ) -> None:
     """What these data allow: the Cramer-Rao bound of angle, shift and defocus, from their own average and noise."""
     estimation = given(defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert)
+    choices = Choices(
+        preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert, select, subset
+    )
     if not (source / LIMITS_FILE).is_file() or choices.changes_to_a_run(source).keys() - {"method"}:
         _run_until("align", source, out, choices, quiet, latent=False)
     typer.echo(_limits_text(source if source.is_dir() else out or source))
@@ -367,12 +387,7 @@ def evaluate(
     result: Annotated[Path, typer.Argument(help="particles.star of a run.", show_default=False)],
     truth: Annotated[Path, typer.Argument(help="truth.star of the same particles.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    outlier_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the truth that is not 0 for outliers, or NAME=VALUE that they have.", show_default=False
-        ),
-    ] = None,
+    outlier_column: OutlierColumn = None,
     symmetry: Annotated[
         int | None, typer.Option(min=1, help="n where the view has C_n symmetry. Default: what the run found.")
     ] = None,
@@ -380,13 +395,14 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Compare a result with the truth: equation 8 of the paper and company."""
-    from cryorbit.estimation.truth import evaluate_tables, read_truth
+    from cryorbit.estimation.truth import detector_aucs, evaluate_tables, read_truth
     from cryorbit.io import read_particles
     from cryorbit.io.runs import isotropy_order_beside
 
     table = read_particles(result, check_images=False)
     order = symmetry or isotropy_order_beside(result)
-    metrics = evaluate_tables(table, read_truth(truth, table, outlier_column), order).as_dict()
+    known = read_truth(truth, table, outlier_column)
+    metrics = evaluate_tables(table, known, order).as_dict() | detector_aucs(result.parent, known)
     typer.echo(json.dumps(metrics, indent=2) if as_json else _evaluation_text(metrics))
 
 
@@ -413,6 +429,8 @@ def search(
     config: ConfigFile = None,
     settings: Settings = None,
     invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
@@ -421,10 +439,9 @@ def search(
 ) -> None:
     """Search learning rate, depth, loss weights and latent dimension; best.toml is for `run --config`."""
     from cryorbit.hyperparameters import search
-    from cryorbit.io import read_particles
 
-    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert)
-    table, base = read_particles(particles, stack_root=stack_root), choices.config()
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert, select, subset)
+    table, base = choices.rows().read(particles, stack_root), choices.config()
     with _observer(quiet) as observer:
         result = search(
             table, out, base, trials=trials, workers=workers, ray_address=ray_address, overwrite=overwrite,
@@ -480,6 +497,7 @@ def reproduce(
 def report(
     folder: Folder,
     truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
     seed: Seed = 12345,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -488,7 +506,7 @@ def report(
     from cryorbit.pipeline import rerun
 
     with _observer(quiet) as observer:
-        _tell(rerun(folder, "report", truth=truth, observer=observer))
+        _tell(rerun(folder, "report", truth=truth, outlier_column=outlier_column, observer=observer))
 
 
 @app.command()

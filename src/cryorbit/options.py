@@ -33,6 +33,24 @@ StackRoot = Annotated[
     Path | None,
     typer.Option("--stack-root", help="Folder that the file's image paths start from.", show_default=False),
 ]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select",
+        help="Only rows of which this holds: rlnClassNumber=3,5 or '|rlnParticleSelectZScore|<2'; may be repeated.",
+        show_default=False,
+    ),
+]
+Subset = Annotated[
+    int | None, typer.Option(help="A preview: only so many particles, drawn at random by --seed.", show_default=False)
+]
+OutlierColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Which rows of the truth are outliers: a column that is not 0 for them, or NAME=VALUE, or '|NAME|>2'.",
+        show_default=False,
+    ),
+]
 Invert = Annotated[
     bool | None, typer.Option("--invert/--no-invert", help="Particles are dark / white. Default: detected.")
 ]

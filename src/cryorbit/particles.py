@@ -87,6 +87,11 @@ class ImageLocations:
     stack: IntArray
     slice_index: IntArray
 
+    @property
+    def used(self) -> tuple[Path, ...]:
+        """Those of the stacks that hold one of the images."""
+        return tuple(self.stacks[number] for number in np.unique(self.stack))
+
     def take(self, rows: IntArray) -> ImageLocations:
         """Locations of the rows asked for, still against the same list of stacks."""
         return ImageLocations(self.stacks, self.stack[rows], self.slice_index[rows])

@@ -19,6 +19,7 @@ from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stack
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
+from cryorbit.rows import Rows, rows_from
 from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
 
 # Settings that change what the alignment itself finds.
@@ -70,19 +71,21 @@ def _hash(files: tuple[Path, ...]) -> str:
     return hashes[0] if len(hashes) == 1 else identity({"files": hashes})
 
 
-def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool) -> dict[str, Any]:
+def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool, rows: Rows | None = None) -> dict[str, Any]:
     """What ``run.json`` says at the start of a run."""
     path = particles.source.path
-    described = {
+    described: dict[str, Any] = {
         "path": str(path.resolve()) if path is not None else None,
         "sha256": _hash(particles.source.all_files) if path is not None else None,
         "files": [str(file.resolve()) for file in particles.source.all_files],
         "particles": len(particles),
         "ids": identity({"ids": particles.ids.tolist()}) if len(particles) else None,
-        "stacks": len(particles.locations.stacks),
-        "stacks_fingerprint": stacks_fingerprint(particles.locations.stacks),
+        "stacks": len(particles.locations.used),
+        "stacks_fingerprint": stacks_fingerprint(particles.locations.used),
         "stack_root": particles.source.stack_root,
     }
+    if rows:
+        described["rows"] = rows.described()
     return {
         "program": "cryorbit",
         "version": cryorbit.__version__,
@@ -105,10 +108,12 @@ def run(
     out: str | Path,
     config: RunConfig | None = None,
     *,
+    rows: Rows | None = None,
     until: str = "report",
     latent: bool = True,
     overwrite: bool = False,
     truth: str | Path | None = None,
+    outlier_column: str | None = None,
     observer: Observer | None = None,
 ) -> RunResult:
     """Run the main job on particles, or go on with one that was interrupted.
@@ -121,6 +126,8 @@ def run(
         Run folder, new or empty, or holding an unfinished run of the same particles and configuration.
     config
         From :func:`cryorbit.make_config`; the preset ``fast`` by default.
+    rows
+        Which of the particles; all if left out.
     until
         Last stage to run, one of :data:`STAGES`.
     latent
@@ -128,7 +135,9 @@ def run(
     overwrite
         Move another folder of that name aside.
     truth
-        STAR file with the truth, for the report.
+        STAR or .cs file with the truth, for the report.
+    outlier_column
+        Which of its rows are outliers, as for :func:`cryorbit.estimation.truth.read_truth`.
     observer
         Told of the progress.
 
@@ -138,18 +147,19 @@ def run(
         For mistakes that the user can mend.
     """
     config = config or make_config()
-    table = particles if isinstance(particles, ParticleTable) else read_particles(particles)
+    rows = rows or Rows()
+    table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
     latent = latent or config.estimation.method == "latent"
     # Refused now rather than after hours of work.
     resolve_prior(table, config.estimation)
     check_outlier_method(config.estimation, latent)
     needed = [
         *filter(None, [*table.source.all_files, Path(truth) if truth is not None else None]),
-        *table.locations.stacks,
+        *table.locations.used,
     ]
-    folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent), overwrite, needed)
+    folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent, rows), overwrite, needed)
     try:
-        return _run_job(folder, config, table, until, truth, observer)
+        return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
     finally:
         folder.close()
 
@@ -160,6 +170,7 @@ def rerun(
     *,
     estimation: Mapping[str, Any] | None = None,
     truth: str | Path | None = None,
+    outlier_column: str | None = None,
     observer: Observer | None = None,
 ) -> RunResult:
     """Do one stage of an earlier run again, and then the later ones that had been done.
@@ -172,7 +183,7 @@ def rerun(
         Stage to do again; stages before it that are missing are done first.
     estimation
         Changes to the configuration of outliers and estimates.
-    truth, observer
+    truth, outlier_column, observer
         As for :func:`run`.
 
     Raises
@@ -210,7 +221,7 @@ def rerun(
                 manifest["stages"].pop(later, None)
         manifest["finished"] = False
         opened.save()
-        return _run_job(opened, config, table, last, truth, observer)
+        return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer)
     finally:
         opened.close()
 
@@ -225,6 +236,7 @@ def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     table = read_particles(path, root, check_images=False)
     if _hash(table.source.all_files) != recorded["sha256"]:
         raise ParticleDataError(f"{path}: has changed since the run in {folder.path}; start a new run with it.")
+    table = rows_from(recorded.get("rows")).of(table)
     if len(table) != recorded["particles"]:
         raise ParticleDataError(
             f"{folder.path}: ran on {recorded['particles']} of the {len(table)} particles of {path}; its stages can be "
@@ -233,22 +245,40 @@ def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     return table
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A file with the truth, and which of its rows are outliers."""
+
+    path: Path
+    outlier_column: str | None
+
+    @classmethod
+    def of(cls, path: str | Path | None, outlier_column: str | None) -> _Known | None:
+        if path is None and outlier_column is not None:
+            raise ConfigurationError(
+                f"--outlier-column {outlier_column}: of which file? Give --truth too; it may be the particle file."
+            )
+        return None if path is None else cls(Path(path), outlier_column)
+
+
 def _run_job(
     folder: RunFolder,
     config: RunConfig,
     table: ParticleTable,
     until: str,
-    truth: str | Path | None,
+    known: _Known | None,
     observer: Observer | None,
 ) -> RunResult:
     if until not in STAGES:
         raise CryorbitError(f"Unknown stage {until!r}: expected one of {', '.join(STAGES)}.")
     job = Job(folder, config, table, observer or Silent())
     # A page that was drawn with the truth is drawn with it again.
-    known = truth if truth is not None else folder.manifest.get("truth")
-    if known is not None and (truth is not None or Path(known).is_file()):
-        job.truth = read_truth(Path(known), table)
-        folder.manifest["truth"] = str(Path(known).resolve())
+    before = folder.manifest.get("truth")
+    if known is None and before is not None and Path(before).is_file():
+        known = _Known(Path(before), folder.manifest.get("outlier_column"))
+    if known is not None:
+        job.truth = read_truth(known.path, table, known.outlier_column)
+        folder.manifest |= {"truth": str(known.path.resolve()), "outlier_column": known.outlier_column}
     job.run(until)
     return _result(folder.path)
 

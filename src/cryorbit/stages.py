@@ -374,7 +374,7 @@ def _one_pixel_size(particles: ParticleTable) -> float:
     if len(sizes) != 1 or not np.isfinite(sizes[0]):
         raise ParticleDataError(
             f"{particles.name}: pixel sizes differ ({', '.join(f'{size:g}' for size in sizes)} A); expected one: run "
-            "cryorbit on each optics group by itself."
+            "cryorbit on each optics group by itself, with --select rlnOpticsGroup=1 and so on."
         )
     return float(sizes[0])
 
@@ -384,7 +384,7 @@ def _check_stacks(particles: ParticleTable, recorded: Mapping[str, Any]) -> None
     problems = check_stacks(particles.locations, particles.frame[IMAGE_NAME].to_numpy(), particles.name)
     if problems:
         raise ParticleDataError(problems)
-    if stacks_fingerprint(particles.locations.stacks) != recorded["stacks_fingerprint"]:
+    if stacks_fingerprint(particles.locations.used) != recorded["stacks_fingerprint"]:
         raise ParticleDataError(
             f"{particles.name}: its image stacks have changed or moved since the run began (the first is looked for at "
             f"{particles.locations.stacks[0]}); put them back, or start a new run."

@@ -99,6 +99,8 @@ DETECTORS: dict[str, Callable[[FloatArray, int], FloatArray]] = {
     "robust_covariance": robust_covariance,
     "local_outlier_factor": local_outlier_factor,
 }
+# And what a run with an alignment judges by.
+ALL_DETECTORS = (*DETECTORS, "evidence")
 
 
 def find_outliers(features: FloatArray, method: str, seed: int) -> OutlierResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import conventions
+from cryorbit.conditions import Condition
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
 from cryorbit.errors import ParticleDataError
-from cryorbit.estimation.evaluation import Evaluation, evaluate
+from cryorbit.estimation.evaluation import Evaluation, RocCurve, evaluate, roc
+from cryorbit.estimation.outliers import ALL_DETECTORS
 from cryorbit.io import read_particles
+from cryorbit.io.runs import read_table
 from cryorbit.io.star import IMAGE_NAME, unquoted
 from cryorbit.particles import ParticleTable
 
 # The paper calls a particle an outlier if RELION's Z-score is larger than this in absolute value (section 3.2.1).
 PAPER_ZSCORE = 2.0
+# Scores of all detectors in a run folder.
+SCORES = "outliers.parquet"
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = N
     Parameters
     ----------
     path
-        STAR file with ``rlnAnglePsi`` and ``rlnDefocusU``. Outliers come from ``outlier_column`` (non-zero, or
-        equal to the value after ``=``), else from
+        STAR or .cs file with ``rlnAnglePsi`` and ``rlnDefocusU``. Outliers come from ``outlier_column`` (a
+        :class:`cryorbit.conditions.Condition`; a name alone: where it is not 0), else from
         ``cryorbitTruthOutlier``, else from a ``truth.csv`` beside the file with a column ``outlier``, else from
         ``|rlnParticleSelectZScore| > 2`` as in the paper.
     result
@@ -122,12 +128,7 @@ def _outliers(
     path: Path, table: ParticleTable, rows: NDArray[np.int64], column: str | None
 ) -> NDArray[np.bool_] | None:
     if column is not None:
-        name, equals, value = column.partition("=")
-        if name not in table:
-            raise ParticleDataError(f"{path}: has no column _{name} to tell outliers by; check --outlier-column.")
-        if equals:
-            return np.asarray(unquoted(table.frame[name]).to_numpy(dtype=str)[rows] == value)
-        return np.asarray(table.numbers(name)[rows] != 0)
+        return Condition.parse(column, "--outlier-column").holds(table)[rows]
     if conventions.TRUTH_OUTLIER in table:
         return np.asarray(table.numbers(conventions.TRUTH_OUTLIER)[rows] != 0)
     beside = path.with_name("truth.csv")
@@ -164,3 +165,29 @@ def evaluate_tables(result: ParticleTable, truth: Truth, symmetry_order: int = 1
         true_origin_A=truth.origin_A,
         origin_std_A=numbers(conventions.ORIGIN_STD),
     )
+
+
+def detector_curves(scores: Mapping[str, FloatArray], is_outlier: NDArray[np.bool_]) -> dict[str, RocCurve]:
+    """Receiver operating characteristic of detectors by their scores (high = outlier), rows without a score left out.
+
+    A detector is left out where the rest is all junk, or none is.
+    """
+    curves = {}
+    for name, score in scores.items():
+        known = np.isfinite(score)
+        junk = is_outlier[known]
+        if junk.any() and not junk.all():
+            curves[name] = roc(score[known], junk)
+    return curves
+
+
+def detector_aucs(folder: Path, truth: Truth) -> dict[str, float]:
+    """Area under the curve of every detector that a run has scores of, as ``outlier_auc_NAME``."""
+    path = folder / SCORES
+    if truth.is_outlier is None or not path.is_file():
+        return {}
+    frame = read_table(path)
+    if len(frame) != len(truth.is_outlier):
+        return {}
+    scores = {name: frame[name].to_numpy(dtype=np.float64) for name in ALL_DETECTORS if name in frame}
+    return {f"outlier_auc_{name}": curve.auc for name, curve in detector_curves(scores, truth.is_outlier).items()}

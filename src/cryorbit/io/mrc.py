@@ -39,7 +39,9 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
     problems: list[str] = []
     missing: list[Path] = []
     headers: dict[int, StackHeader] = {}
-    for number, path in enumerate(locations.stacks):
+    used = np.unique(locations.stack).tolist()
+    for number in used:
+        path = locations.stacks[number]
         if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
             missing.append(path)
             continue
@@ -50,7 +52,7 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
     if missing:
         shown = ", ".join(map(str, missing[:MAX_NAMED])) + (", ..." if len(missing) > MAX_NAMED else "")
         problems.append(
-            f"{table}: {len(missing)} of {len(locations.stacks)} image stacks do not exist ({shown}); if the "
+            f"{table}: {len(missing)} of {len(used)} image stacks do not exist ({shown}); if the "
             "project was moved, point --stack-root to the folder that its paths start from."
         )
     count = np.full(len(locations.stacks), np.iinfo(np.int64).max)
@@ -69,7 +71,8 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
         problems.append(f"{table}: images are not square ({_sizes(sizes)}); expected square boxes: extract again.")
     elif len(sizes) > 1:
         problems.append(
-            f"{table}: box sizes differ ({_sizes(sizes)}); expected one: run cryorbit on each size by itself."
+            f"{table}: box sizes differ ({_sizes(sizes)}); expected one: run cryorbit on each size by "
+            "itself, with --select rlnOpticsGroup=1 and so on."
         )
     return problems
 

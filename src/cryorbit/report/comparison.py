@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.errors import ParticleDataError
-from cryorbit.estimation.evaluation import Evaluation, RocCurve, align_angles, evaluate, origin_errors_A, roc
-from cryorbit.estimation.truth import Truth
+from cryorbit.estimation.evaluation import Evaluation, RocCurve, align_angles, evaluate, origin_errors_A
+from cryorbit.estimation.truth import Truth, detector_curves
 from cryorbit.report.record import RunRecord
 
 # Angles in degrees or defoci in micrometres that differ by less are one and the same, stored in two ways.
@@ -266,14 +266,7 @@ def defocus_errors(run: RunRecord, truth: Truth, prefix: str) -> Errors | None:
 def _curves(run: RunRecord, truth: Truth) -> dict[str, RocCurve]:
     if truth.is_outlier is None or not run.has_scores:
         return {}
-    curves = {}
-    for name in DETECTORS:
-        score = run.column(name)
-        rows = np.isfinite(score)
-        junk = truth.is_outlier[rows]
-        if junk.any() and not junk.all():
-            curves[name] = roc(score[rows], junk)
-    return curves
+    return detector_curves({name: run.column(name) for name in DETECTORS}, truth.is_outlier)
 
 
 def junk_kinds(truth: Truth) -> NDArray[np.str_] | None:
