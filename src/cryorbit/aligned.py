@@ -13,10 +13,20 @@ import torch
 
 from cryorbit.alignment.learn import settings_for
 from cryorbit.alignment.limits import Limits
-from cryorbit.alignment.orbit import Alignment, ClassAverage, ParticlePoses, align
+from cryorbit.alignment.memory import AverageMemory, from_plain
+from cryorbit.alignment.orbit import (
+    Alignment,
+    ClassAverage,
+    Known,
+    ParticlePoses,
+    align,
+    extend,
+    geometry_of,
+)
 from cryorbit.alignment.reader import RingReader
 from cryorbit.config import RunConfig
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.outliers import FEWEST_PARTICLES, SEARCHED_POSES_NATS, ImageEvidence
 from cryorbit.io.mrc import write_image
 from cryorbit.io.runs import read_table, write_table
@@ -42,6 +52,8 @@ UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 AGREEING, SHARP_DEG = 0.8, 1.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
+# Pixel sizes that differ by less are the same: an average of 100 A would change by a tenth of one.
+SAME_PIXEL_SIZE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,25 @@ class LatentHint:
 
     particle_probability: FloatArray | None
     psi_deg: FloatArray | None
+
+
+@dataclass(frozen=True)
+class AverageTaken:
+    """An average that an earlier run has learnt.
+
+    Attributes
+    ----------
+    state
+        Of :meth:`cryorbit.alignment.memory.AverageMemory.as_plain`.
+    pixel_size_A
+        Of its images.
+    known
+        Those of the present particles that are in it.
+    """
+
+    state: dict[str, Any]
+    pixel_size_A: float
+    known: Known
 
 
 @dataclass(frozen=True)
@@ -64,6 +95,8 @@ class AlignmentOutcome:
         Of all; None where there were too few particles.
     limits
         What the data allow; None likewise.
+    memory
+        For particles that come later; None likewise.
     facts, warnings
         For ``run.json`` and the user.
     """
@@ -71,6 +104,7 @@ class AlignmentOutcome:
     poses: ParticlePoses
     average: ClassAverage | None
     limits: Limits | None
+    memory: AverageMemory | None
     facts: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -90,6 +124,7 @@ def align_table(
     config: RunConfig,
     latent: LatentHint | None,
     progress: Callable[[int, int, str], None],
+    taken: AverageTaken | None = None,
 ) -> AlignmentOutcome:
     """Align the particles of a table as a configuration says.
 
@@ -103,6 +138,13 @@ def align_table(
         What the latent space says of them, where there is one.
     progress
         Told of particles done, of all, and what is going on.
+    taken
+        An average to compare with, in place of one that is learnt from these particles.
+
+    Raises
+    ------
+    ParticleDataError
+        If that average is of other boxes.
     """
     n, prior = len(particles), resolve_prior(particles, config.estimation)
     searched = config.estimation.defocus_range_um or SEARCHED_DEFOCUS_um
@@ -110,46 +152,71 @@ def align_table(
         "prior": prior, "searched_um": list(searched), "box_size": images.info.box_size,
         "pixel_size_A": images.info.pixel_size_A,
     }  # fmt: skip
-    if n < FEWEST_PARTICLES:
+    if n < FEWEST_PARTICLES and taken is None:
         poses = unknown_poses(particles, prior, searched)
         facts |= {"identifiable": False, "isotropy_order": 1, "learnt_from": 0}
         few = (
             f"{n} particle{'s are' if n > 1 else ' is'} too few to learn an average from (expected {FEWEST_PARTICLES} "
             "or more)"
         )
-        return AlignmentOutcome(poses, None, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
+        return AlignmentOutcome(poses, None, None, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
     reader = RingReader(particles, images, prior, searched, device)
     snr = signal_to_noise(images, config.seed)
-    settings = settings_for(snr, config.seed, config.alignment.starts)
     hint = latent or LatentHint(None, None)
-    found = align(
-        reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress,
-    )  # fmt: skip
+    if taken is not None:
+        found = _extended(reader, taken, hint.particle_probability, progress)
+    else:
+        settings = settings_for(snr, config.seed, config.alignment.starts)
+        found = align(
+            reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress,
+        )  # fmt: skip
     facts |= _facts(found, reader, snr)
     return AlignmentOutcome(
-        found.poses, found.average, found.limits, facts, tuple(_warnings(found, facts, particles, prior))
+        found.poses, found.average, found.limits, found.memory, facts, tuple(_warnings(found, facts, particles, prior))
     )
 
 
+def _extended(
+    reader: RingReader,
+    taken: AverageTaken,
+    particle_probability: FloatArray | None,
+    progress: Callable[[int, int, str], None],
+) -> Alignment:
+    """Align with an average that was learnt before."""
+    own = reader.images.info.pixel_size_A
+    try:
+        memory = from_plain(taken.state, geometry_of(reader))
+        same = abs(own / taken.pixel_size_A - 1) < SAME_PIXEL_SIZE
+    except ValueError:
+        same = False
+    if not same:
+        size, before = reader.images.info.box_size, taken.state["box_size"]
+        raise ParticleDataError(
+            f"{reader.particles.name}: its images ({size} px of {own:g} A when they are aligned) are not like those of "
+            f"the earlier run ({before} px of {taken.pixel_size_A:g} A): start a run of their own."
+        )
+    return extend(reader, memory.for_groups(reader.groups), taken.known, particle_probability, progress)
+
+
 def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
-    poses = found.poses
+    poses, memory = found.poses, found.memory
     pixel_size = reader.images.info.pixel_size_A
     promise = poses.evidence.promise
     supported = (poses.evidence.likelihood_ratio > 0.5 * promise) & (promise > SEARCHED_POSES_NATS)
     middle = supported if supported.any() else np.ones(len(poses), dtype=bool)
-    typical = float(np.median(poses.psi_std_deg[middle])) * found.isotropy_order
+    typical = float(np.median(poses.psi_std_deg[middle])) * memory.model.isotropy_order
     frequency = found.average.spatial_frequency_per_A
-    limit_deg = UNIDENTIFIABLE_DEG if found.agreement > AGREEING else SHARP_DEG
+    limit_deg = UNIDENTIFIABLE_DEG if memory.agreement > AGREEING else SHARP_DEG
     return {
         "identifiable": bool(typical < limit_deg and supported.mean() > 0.02),
-        "isotropy_order": found.isotropy_order,
-        "isotropy_nats": {str(n): nats for n, nats in found.isotropy_nats.items()},
-        "learnt_from": found.learnt_from, "snr": snr,
+        "isotropy_order": memory.model.isotropy_order,
+        "isotropy_nats": {str(n): nats for n, nats in memory.isotropy.items()},
+        "learnt_from": memory.learnt_from, "snr": snr,
         "rings": len(frequency), "finest_A": float(1 / frequency[-1]), "resolution_A": found.average.resolution_A,
-        "shift_spread_A": found.shift_spread_px * pixel_size, "supported": float(supported.mean()),
-        "agreement": found.agreement, "rival_nats": found.rival_nats if np.isfinite(found.rival_nats) else None,
-        "noise": found.noise.tolist(), "optics_groups": len(reader.groups.optics),
+        "shift_spread_A": memory.model.shift_spread_px * pixel_size, "supported": float(supported.mean()),
+        "agreement": memory.agreement, "rival_nats": memory.rival_nats if np.isfinite(memory.rival_nats) else None,
+        "noise": memory.model.noise.cpu().double().tolist(), "optics_groups": len(reader.groups.optics),
         "limits": {
             "psi_deg": _rms(poses.psi_limit_deg[middle]), "defocus_um": _rms(poses.defocus_limit_um[middle]),
             "origin_A": _rms(poses.shift_limit_px[middle]) * pixel_size,
@@ -170,7 +237,7 @@ def _rms(values: FloatArray) -> float:
 
 
 def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable, prior: str) -> list[str]:
-    said = []
+    said, order, rival_nats = [], found.memory.model.isotropy_order, found.memory.rival_nats
     if len(particles) < MANY_PARTICLES:
         said.append(
             f"{len(particles)} particles are few for an average: the deviations of all estimates may be too small by a "
@@ -181,10 +248,10 @@ def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable,
             "No in-plane angle can be known: no angle of the average fits the images much better than another, as "
             "with a round particle, or with images that show no common particle. The deviations say so."
         )
-    elif found.isotropy_order > 1:
+    elif order > 1:
         said.append(
-            f"The average looks the same after a turn of 360/{found.isotropy_order} degrees: angles are known modulo "
-            f"{360 / found.isotropy_order:g} degrees."
+            f"The average looks the same after a turn of 360/{order} degrees: angles are known modulo "
+            f"{360 / order:g} degrees."
         )
     if facts["supported"] < 0.5:
         said.append(
@@ -203,10 +270,10 @@ def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable,
             f"{100 * beyond:.0f} % of the particles have a defocus at an end of the range that was searched, {low:g} "
             f"to {high:g} um: theirs may lie outside, and their deviations mean nothing. Give a wider --defocus-range."
         )
-    if prior == "blind" and found.rival_nats < CLEAR_LEAD_NATS:
+    if prior == "blind" and rival_nats < CLEAR_LEAD_NATS:
         said.append(
             "The defoci are ambiguous: another solution, with all of them moved together, fits as well to within "
-            f"{found.rival_nats:.1f} nats. Defoci that hardly differ do not tell: give --defocus-prior micrograph."
+            f"{rival_nats:.1f} nats. Defoci that hardly differ do not tell: give --defocus-prior micrograph."
         )
     return said
 

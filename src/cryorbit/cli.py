@@ -243,6 +243,37 @@ def run(
 
 
 @app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="Folder of a finished run, such as a preview.", show_default=False)],
+    out: Out,
+    particles: Annotated[
+        Path | None,
+        typer.Argument(help="More particles of the same view. Default: all of the run's own file.", show_default=False),
+    ] = None,
+    stack_root: StackRoot = None,
+    truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run on more particles with the average and the network of an earlier run: nothing is learnt again."""
+    from cryorbit.io import read_particles
+    from cryorbit.pipeline import apply as apply_model
+
+    if seed is not None:
+        raise ConfigurationError(f"--seed {seed}: what is applied is what {model} has learnt, with its own seed.")
+    table = read_particles(particles, stack_root) if particles is not None else None
+    with _observer(quiet) as observer:
+        _tell(
+            apply_model(
+                model, out, table, overwrite=overwrite, truth=truth, outlier_column=outlier_column, observer=observer
+            )
+        )
+
+
+@app.command()
 def train(
     source: Source,
     out: OptionalOut = None,

@@ -19,6 +19,7 @@ from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stack
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
+from cryorbit.remembered import check_model, copy_model
 from cryorbit.rows import Rows, rows_from
 from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
 
@@ -71,7 +72,13 @@ def _hash(files: tuple[Path, ...]) -> str:
     return hashes[0] if len(hashes) == 1 else identity({"files": hashes})
 
 
-def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool, rows: Rows | None = None) -> dict[str, Any]:
+def new_manifest(
+    particles: ParticleTable,
+    config: RunConfig,
+    latent: bool,
+    rows: Rows | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What ``run.json`` says at the start of a run."""
     path = particles.source.path
     described: dict[str, Any] = {
@@ -86,6 +93,8 @@ def new_manifest(particles: ParticleTable, config: RunConfig, latent: bool, rows
     }
     if rows:
         described["rows"] = rows.described()
+    if model:
+        described["model"] = dict(model)
     return {
         "program": "cryorbit",
         "version": cryorbit.__version__,
@@ -162,6 +171,62 @@ def run(
         return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
     finally:
         folder.close()
+
+
+def apply(
+    model: str | Path,
+    out: str | Path,
+    particles: ParticleTable | str | Path | None = None,
+    *,
+    until: str = "report",
+    overwrite: bool = False,
+    truth: str | Path | None = None,
+    outlier_column: str | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Run on more particles with what an earlier run has learnt: no average is learnt again and no network trained.
+
+    Parameters
+    ----------
+    model
+        Folder of the earlier run, such as a preview.
+    particles
+        Of the same view and boxes. If left out, those of the earlier run's file of which its conditions hold, not the
+        random part alone; those that it was of keep what it found for them.
+    out, until, overwrite, truth, outlier_column, observer
+        As for :func:`run`.
+
+    Raises
+    ------
+    ParticleDataError, RunFolderError, ConfigurationError
+        For mistakes that the user can mend.
+    """
+    model = Path(model)
+    opened = RunFolder.reopen(model)
+    try:
+        before = opened.manifest
+        check_model(model, before)
+        recorded = before["input"]
+        rows, root = Rows(), None
+        if particles is None:
+            # A preview of some classes serves those classes.
+            rows = Rows(rows_from(recorded.get("rows")).select)
+            particles, root = recorded["path"], recorded.get("stack_root")
+        table = particles if isinstance(particles, ParticleTable) else rows.read(Path(particles), root)
+        saved = merge(before["configuration"], {"preprocessing": {"invert": before["images"]["inverted"]}})
+        config, latent = make_config(saved["preset"], saved), bool(before.get("latent", True))
+        same = _hash(table.source.all_files) == recorded["sha256"]
+        described = {"folder": str(model.resolve()), "identity": before["identity"], "same_input": same}
+        needed = [*table.source.all_files, *table.locations.used, model]
+        manifest = new_manifest(table, config, latent, rows, described)
+        folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
+        try:
+            copy_model(model, folder)
+            return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
+        finally:
+            folder.close()
+    finally:
+        opened.close()
 
 
 def rerun(

@@ -64,7 +64,7 @@ class Rows:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, self.subset, replace=False))
         return table if len(rows) == len(table) else table.take(rows)
 
-    def read(self, path: Path, stack_root: Path | None = None) -> ParticleTable:
+    def read(self, path: Path, stack_root: str | Path | None = None) -> ParticleTable:
         """These rows of a file; only their images are looked at.
 
         Raises

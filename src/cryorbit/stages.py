@@ -22,7 +22,7 @@ from cryorbit.estimation.outliers import DETECTORS, ImageEvidence, OutlierResult
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_table
+from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
@@ -39,7 +39,8 @@ from cryorbit.preprocessing.dataset import (
     prepare_images,
 )
 from cryorbit.progress import Observer
-from cryorbit.training.checkpoint import BEST, load_autoencoder
+from cryorbit.remembered import AVERAGE_STATE, METRICS, Remembered
+from cryorbit.training.checkpoint import BEST, load_autoencoder, save_checkpoint
 
 if TYPE_CHECKING:
     from cryorbit.training.aligned import AlignedSet
@@ -82,6 +83,7 @@ class Job:
         self._embedding: Embedding | None = None
         self._stage = STAGES[0]
         self.truth: Truth | None = None
+        self.remembered = Remembered.of(folder)
 
     @property
     def cache(self) -> ParticleCache:
@@ -156,6 +158,8 @@ class Job:
             )  # fmt: skip
 
         guide = self._guide()
+        if self.remembered is not None:
+            return self._train_as_before(self.remembered, guide)
         result = train(
             self.cache, self.config, self.folder.file("checkpoint", BEST).parent,
             self.folder.path / "metrics.jsonl", report, guide,
@@ -166,6 +170,16 @@ class Job:
         if guide is not None:
             save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
+
+    def _train_as_before(self, before: Remembered, guide: Guide | None) -> dict[str, Any]:
+        """Take over the network of an earlier run, which the alignment's average, the same one, speaks to as well."""
+        write_bytes(self.folder.file("checkpoint", BEST), (before.folder / BEST).read_bytes())
+        write_bytes(self.folder.path / METRICS, (before.folder / METRICS).read_bytes())
+        self.folder.manifest["guide"] = before.manifest.get("guide")
+        if guide is not None:
+            save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
+        stage = before.manifest["stages"]["train"]
+        return {name: stage[name] for name in ("epochs", "best_epoch")}
 
     def _guide(self) -> Guide | None:
         """What the training is told; None where the alignment knows no angle, or is not asked."""
@@ -213,9 +227,13 @@ class Job:
                 self.folder.manifest["images"] = asdict(images.info)
                 self._say_contrast(images.info)
             outcome = align_table(
-                self.particles, images, self.config, latent, lambda done, n, note: self.observer.advance(done, n, note)
-            )
+                self.particles, images, self.config, latent,
+                lambda done, n, note: self.observer.advance(done, n, note),
+                self.remembered.average(self.particles.ids) if self.remembered is not None else None,
+            )  # fmt: skip
         save_outcome(self.folder.path, outcome)
+        if outcome.memory is not None:
+            save_checkpoint(self.folder.file("checkpoint", AVERAGE_STATE), outcome.memory.as_plain())
         self.folder.manifest["alignment"] = outcome.facts
         for warning in outcome.warnings:
             self.warn(warning)
@@ -314,8 +332,11 @@ class Job:
         cone = self.folder.manifest.get("guide")
         if not cone:
             return None
-        seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
-        rows = np.setdiff1d(rows[kept[rows]], seen)
+        if self.remembered is not None:
+            rows = np.flatnonzero(kept & ~np.isin(self.particles.ids, self.remembered.ids))
+        else:
+            seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
+            rows = np.setdiff1d(rows[kept[rows]], seen)
         return read_lesson(self.folder.path / "checkpoint" / TOLD, Cone(**cone), rows)
 
     def write_report(self) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def test_a_simulated_set_is_aligned(which, a_set, request):
     assert np.median(error) < 3.0
     assert np.mean(error > 15) < 0.1
     assert len(found.poses) == N
-    assert found.learnt_from == (N if which == "whole" else 100)
-    assert found.isotropy_order == 1
+    assert found.memory.learnt_from == (N if which == "whole" else 100)
+    assert found.memory.model.isotropy_order == 1
     good = ~truth.is_outlier
     z = error / found.poses.psi_std_deg[good]
     assert 0.6 < 1.4826 * np.median(z) < 1.7
@@ -107,8 +107,8 @@ def test_the_average_is_an_image_of_the_particle(whole):
 def test_limits_and_noise_are_reported(whole):
     assert (whole.limits.psi_rad > 0).all()
     assert whole.limits.defocus_um[0] == pytest.approx(0.2)
-    assert whole.noise.shape[0] == 1
-    assert (whole.noise > 0).all()
+    assert whole.memory.model.noise.shape[0] == 1
+    assert (whole.memory.model.noise > 0).all()
 
 
 def test_junk_has_less_evidence(whole, a_set):
@@ -138,7 +138,7 @@ def test_a_group_of_few_images_is_aligned_with_the_others(a_set):
     table = replace(reader.particles, imaging=replace(reader.particles.imaging, voltage_kV=voltage))
     found = align(RingReader(table, reader.images, "micrograph", (0.2, 4.2), reader.device), settings_for(0.5, 0, 1))
     assert np.isfinite(found.poses.psi_deg).all()
-    assert found.noise.shape[0] == 3
+    assert found.memory.model.noise.shape[0] == 3
 
 
 def test_parts_come_together_in_row_order():

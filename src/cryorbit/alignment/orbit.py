@@ -13,9 +13,10 @@ from torch import Tensor
 from cryorbit.alignment.average import State, mean_noise, refined, sums_of
 from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
-from cryorbit.alignment.learn import Learned, LearnSettings, learn
+from cryorbit.alignment.learn import LearnSettings, learn
 from cryorbit.alignment.limits import Limits, limits_at
 from cryorbit.alignment.locate import Located, Model, locate
+from cryorbit.alignment.memory import AverageMemory, signatures
 from cryorbit.alignment.polar import to_samples
 from cryorbit.alignment.reader import RingReader
 from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
@@ -80,6 +81,14 @@ class ParticlePoses:
     def __len__(self) -> int:
         return len(self.psi_deg)
 
+    def of_rows(self, rows: NDArray[np.int64]) -> ParticlePoses:
+        """Some of the particles, in this order."""
+        evidence = ImageEvidence(
+            **{part.name: getattr(self.evidence, part.name)[rows] for part in fields(ImageEvidence)}
+        )
+        names = [field.name for field in fields(self) if field.name != "evidence"]
+        return ParticlePoses(**{name: getattr(self, name)[rows] for name in names}, evidence=evidence)
+
     @classmethod
     def in_order(cls, parts: list[ParticlePoses], rows: list[NDArray[np.int64]]) -> ParticlePoses:
         """Parts of a data set put together in row order."""
@@ -132,31 +141,15 @@ class Alignment:
         Of every particle, in row order.
     average
         What they were compared with.
-    shift_spread_px, isotropy_order
-        Of the model.
-    isotropy_nats
-        How clearly an image tells the average from itself turned by 360 / n degrees, by n.
-    rival_nats
-        Log-likelihood by which the best solution for all defoci together leads another; infinite where none was found.
-    agreement
-        Of the angles of independent starts, 0 to 1.
-    noise
-        Variance of each optics group on each ring, shape (groups, rings).
-    learnt_from
-        Particles in the sample.
+    memory
+        The average as it was learnt, and the sums of all particles.
     limits
         What the data allow, over the range of defoci, for the largest optics group.
     """
 
     poses: ParticlePoses
     average: ClassAverage
-    shift_spread_px: float
-    isotropy_order: int
-    isotropy_nats: dict[int, float]
-    rival_nats: float
-    agreement: float
-    noise: FloatArray
-    learnt_from: int
+    memory: AverageMemory
     limits: Limits
 
 
@@ -187,8 +180,7 @@ def align(
     """
     n = len(reader.particles)
     chosen = np.sort(np.random.default_rng(settings.seed).choice(n, min(n, sample), replace=False))
-    radius = RADIUS_MARGIN * reader.images.info.particle_radius_px
-    geometry = Geometry.of(reader.grid, min(radius, 0.5 * reader.grid.box_size), reader.device)
+    geometry = geometry_of(reader)
     progress(0, n, "reading the sample")
     images = reader.read(chosen)
     learnt = learn(
@@ -197,30 +189,82 @@ def align(
         None if hint_psi_deg is None else torch.from_numpy(np.radians(hint_psi_deg[chosen])).float(),
         lambda note, part: progress(int(part * len(chosen)), n, note),
     )  # fmt: skip
-    parts, rows = [_poses(images, learnt.model, learnt.located, learnt.evidence)], [chosen]
-    halves = list(learnt.halves)
-    progress(len(chosen), n, "")
-    rest = np.setdiff1d(np.arange(n), chosen)
+    poses = _poses(images, learnt.model, learnt.located, learnt.evidence)
+    memory = AverageMemory(
+        model=learnt.model,
+        halves=learnt.halves,
+        optics=signatures(reader.groups),
+        isotropy=learnt.isotropy,
+        rival_nats=learnt.start.rival_nats,
+        agreement=learnt.start.agreement,
+        learnt_from=len(chosen),
+    )
     del images
+    return extend(reader, memory, Known(chosen, poses), prior_weight, progress)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Particles of a table that are in the sums of an average already.
+
+    Attributes
+    ----------
+    rows
+        Which, shape (m,).
+    poses
+        Theirs, each against the average of the others.
+    """
+
+    rows: NDArray[np.int64]
+    poses: ParticlePoses
+
+
+def geometry_of(reader: RingReader) -> Geometry:
+    """Rings and orders of the particles of a table."""
+    radius = RADIUS_MARGIN * reader.images.info.particle_radius_px
+    return Geometry.of(reader.grid, min(radius, 0.5 * reader.grid.box_size), reader.device)
+
+
+def extend(
+    reader: RingReader,
+    memory: AverageMemory,
+    known: Known | None = None,
+    prior_weight: FloatArray | None = None,
+    progress: Progress = lambda _done, _total, _note: None,
+) -> Alignment:
+    """Align the particles of a table with an average that was learnt before, and add them to it.
+
+    Parameters
+    ----------
+    reader
+        The particles.
+    memory
+        The average, for the optics groups of the table.
+    known
+        Those of the particles that it was learnt from.
+    prior_weight
+        Probability of each to be a particle, from elsewhere, shape (n,).
+    progress
+        Told of particles done, of all, and what is going on.
+    """
+    n = len(reader.particles)
+    parts, rows = ([known.poses], [known.rows]) if known is not None else ([], [])
+    halves, done = list(memory.halves), sum(map(len, rows))
+    progress(done, n, "")
+    rest = np.setdiff1d(np.arange(n), rows[0]) if rows else np.arange(n)
     for start in range(0, len(rest), CHUNK):
         now = rest[start : start + CHUNK]
-        found, sums = _others(reader.read(now), learnt, geometry, None if prior_weight is None else prior_weight[now])
+        found, sums = _others(reader.read(now), memory, None if prior_weight is None else prior_weight[now])
         parts.append(found)
         rows.append(now)
         halves = [old + new for old, new in zip(halves, sums, strict=True)]
-        progress(len(chosen) + start + len(now), n, "")
-    poses = ParticlePoses.in_order(parts, rows)
+        progress(done + start + len(now), n, "")
+    memory = replace(memory, halves=(halves[0], halves[1]))
     return Alignment(
-        poses=poses,
-        average=class_average(reader, geometry, learnt.model, halves),
-        shift_spread_px=learnt.model.shift_spread_px,
-        isotropy_order=learnt.model.isotropy_order,
-        isotropy_nats=learnt.isotropy,
-        rival_nats=learnt.start.rival_nats,
-        agreement=learnt.start.agreement,
-        noise=_array(learnt.model.noise),
-        learnt_from=len(chosen),
-        limits=_limits(reader, learnt.model),
+        poses=ParticlePoses.in_order(parts, rows),
+        average=class_average(reader, memory.model.geometry, memory.model, halves),
+        memory=memory,
+        limits=_limits(reader, memory.model),
     )
 
 
@@ -233,10 +277,10 @@ def _limits(reader: RingReader, model: Model) -> Limits:
 
 
 def _others(
-    images: RingImages, learnt: Learned, geometry: Geometry, prior_weight: FloatArray | None
+    images: RingImages, memory: AverageMemory, prior_weight: FloatArray | None
 ) -> tuple[ParticlePoses, list[AverageSums]]:
     """Poses of particles that the average was not learnt from, and their sums for the two halves."""
-    model = learnt.model
+    model, geometry = memory.model, memory.model.geometry
     located = locate(images, model)
     state = State(located.poses, located.mode_probability, model.noise, model.shift_spread_px)
     poses, judged = refined(images, state, model.template, geometry, steps=2, own=False)
@@ -246,7 +290,7 @@ def _others(
         weight = weight * torch.from_numpy(prior_weight).to(weight)
     noise = mean_noise(images, model.noise)
     sums = []
-    for parity, half in enumerate(learnt.halves):
+    for parity, half in enumerate(memory.halves):
         rows = torch.arange(parity, len(images), 2, device=images.device)
         part = images.of_rows(rows)
         own = State(poses.of_rows(rows), weight[rows], model.noise, model.shift_spread_px)
