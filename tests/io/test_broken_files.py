@@ -11,7 +11,9 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -203,6 +205,44 @@ def gone_folder(folder: Path) -> None:
     shutil.rmtree(folder / "Extract")
 
 
+def hdf5(make: Callable[[Any], None], change: Callable[[bytes], bytes] = bytes) -> Fault:
+    """An HDF5 file instead."""
+
+    def do(folder: Path) -> Path:
+        path = folder / "particles.h5"
+        with h5py.File(path, "w") as file:
+            file["particles"] = np.random.default_rng(0).normal(size=(N, BOX, BOX)).astype(np.float32)
+            file["_rlnImagePixelSize"] = np.full(N, 3.0)
+            file["_rlnDefocusU"] = np.full(N, 15000.0)
+            make(file)
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return do
+
+
+def with_label(name: str, values: Any) -> Callable[[Any], None]:
+    def make(file: Any) -> None:
+        file.pop(name, None)
+        file[name] = values
+
+    return make
+
+
+def only_labels(file: Any) -> None:
+    del file["particles"]
+
+
+def claiming_a_billion(file: Any) -> None:
+    del file["particles"]
+    file.create_dataset("particles", shape=(10**9, 64, 64), dtype="f4", chunks=(1, 64, 64))
+
+
+def two_stacks(file: Any) -> None:
+    file.move("particles", "a")
+    file["b"] = file["a"][:]
+
+
 FAULTS: dict[str, tuple[Fault, str]] = {
     # The file as a whole.
     "no such file": (remove, "does not exist"),
@@ -289,6 +329,20 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "gzip damaged at its start": (stack(lambda data: scratched(gzip.compress(data), 12), "a.mrcs.gz"), "gz"),
     "half a NumPy header": (stack(lambda _: NPY_START + b"{'descr': '<f4', (" + b" " * 100, "a.npy"), "NumPy"),
     "an array of negative size": (stack(lambda _: NPY_START + NEGATIVE_SHAPE, "a.npy"), "shape"),
+    # HDF5.
+    "no HDF5": (hdf5(lambda _: None, lambda _: b"particles" * 200), "not a readable HDF5 file"),
+    "truncated HDF5": (hdf5(lambda _: None, lambda data: data[:-4000]), "HDF5"),
+    "HDF5 without images": (hdf5(only_labels), "expected one data set of images"),
+    "HDF5 with two stacks": (hdf5(two_stacks), "expected one data set of images"),
+    "HDF5 that claims a billion images": (hdf5(claiming_a_billion), "does not hold all"),
+    "HDF5 with too few labels": (hdf5(with_label("_rlnDefocusU", np.full(N - 1, 1e4))), "one of each image"),
+    "HDF5 with a defocus that is not a number": (
+        hdf5(with_label("_rlnDefocusU", np.r_[np.nan, np.full(N - 1, 1e4)])), "expected a number",
+    ),
+    "HDF5 without a pixel size": (hdf5(lambda file: file.pop("_rlnImagePixelSize")), "pixel size"),
+    "HDF5 with oblong boxes": (
+        hdf5(with_label("particles", np.random.default_rng(0).normal(size=(N, BOX, 12)))), "not square",
+    ),
     # cryoSPARC.
     "empty .cs": (cs(lambda _: b""), "not a cryoSPARC .cs file"),
     "STAR as .cs": (cs(lambda _: b"data_particles\n"), "not a cryoSPARC .cs file"),

@@ -15,7 +15,7 @@ from cryorbit.training.checkpoint import BEST, LAST, load_autoencoder, load_chec
 from cryorbit.training.guard import Guard, active_axes
 from cryorbit.training.loop import train
 from cryorbit.training.metrics import read_metrics
-from cryorbit.training.trainer import epochs_for, split_rows
+from cryorbit.training.trainer import GRADIENT_LIMIT, Trainer, epochs_for, split_rows
 
 from .conftest import TINY, tiny
 
@@ -36,6 +36,32 @@ def test_training_lowers_the_loss_and_logs_every_term(cache, tmp_path):
         assert {f"{part}_{term}" for part in ("train", "validation") for term in terms} <= record.keys()
         weighted = record["train_reconstruction"] + record["train_kl"] + 0.01 * record["train_adversarial"]
         assert np.isclose(record["train_total"], weighted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, 1e2, 1e6])
+def test_one_huge_gradient_is_held_back(cache, tmp_path, factor):
+    """It counts as much as the largest that is usual; usual ones stay as they are."""
+    trainer = Trainer(cache, tiny(), tmp_path, None)
+    norms = []
+
+    def step(scale):
+        trainer.generator_optimiser.zero_grad()
+        for parameter in trainer.raw_autoencoder.parameters():
+            parameter.grad = torch.full_like(parameter, scale)
+        norm = float(torch.sqrt(sum(p.grad.square().sum() for p in trainer.raw_autoencoder.parameters())))
+        trainer._hold_back()
+        held = float(torch.sqrt(sum(p.grad.square().sum() for p in trainer.raw_autoencoder.parameters())))
+        norms.append(norm)
+        return held / norm
+
+    for _ in range(5):
+        assert step(1.0) == pytest.approx(1.0)
+    assert step(factor) == pytest.approx(min(1.0, GRADIENT_LIMIT / factor), rel=1e-3)
+    # What is usual has hardly changed by it.
+    assert norms[0] <= trainer.progress.gradient_norm <= 1.1 * norms[0]
+    assert step(1.0) == pytest.approx(1.0)
+    assert step(float("inf")) != 1.0
+    assert np.isfinite(trainer.progress.gradient_norm)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(cache, tmp_path):

@@ -8,9 +8,10 @@ from cryorbit.errors import ParticleDataError
 from cryorbit.io.cryosparc import examine_cs
 from cryorbit.io.cryosparc_records import CsDocument
 from cryorbit.io.cryosparc_write import write_cs
+from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.runs import run_input
-from cryorbit.io.star import examine_star, write_star_particles
+from cryorbit.io.star import examine_star, write_star, write_star_particles
 from cryorbit.particles import ParticleTable
 
 __all__ = [
@@ -32,7 +33,7 @@ def read_particles(path: str | Path, stack_root: str | Path | None = None, check
     Parameters
     ----------
     path
-        RELION STAR file, 3.0 or later, or cryoSPARC .cs or .csg file.
+        RELION STAR file, 3.0 or later, cryoSPARC .cs or .csg file, or HDF5 file with images and RELION's labels.
     stack_root
         Folder that the file's image paths start from, where a project was moved; else the working folder, then
         the file's own folder and those above it are tried.
@@ -62,7 +63,8 @@ def examine_particles(
     ParticleDataError
         If the file holds no particles at all.
     """
-    examine = examine_cs if path.suffix in CRYOSPARC_SUFFIXES else examine_star
+    suffix = path.suffix.lower()
+    examine = examine_cs if suffix in CRYOSPARC_SUFFIXES else examine_hdf5 if suffix in SUFFIXES else examine_star
     return examine(path, stack_root, check_images, home)
 
 
@@ -74,13 +76,15 @@ def particles_suffix(table: ParticleTable) -> str:
 def write_particles(path: Path, table: ParticleTable) -> None:
     """Write a table in the format of the file it came from; what was not changed comes out as it was.
 
-    Raises
-    ------
-    ParticleDataError
-        If the table did not come from a file.
+    A table of an HDF5 file, or one made in memory, becomes a STAR file.
+
     """
-    write = write_cs if isinstance(table.source.document, CsDocument) else write_star_particles
-    write(path, table)
+    if isinstance(table.source.document, CsDocument):
+        write_cs(path, table)
+    elif table.source.document is not None:
+        write_star_particles(path, table)
+    else:
+        write_star(path, {"particles": table.frame})
 
 
 def read_written(folder: Path) -> ParticleTable:

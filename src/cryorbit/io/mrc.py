@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryorbit.errors import ParticleDataError
+from cryorbit.io.hdf5 import SUFFIXES, hdf5_header, read_hdf5_images
 from cryorbit.io.headers import StackHeader, read_decompressed, read_stack_header
 from cryorbit.io.runs import atomic_path
 from cryorbit.particles import ImageLocations
@@ -22,6 +23,17 @@ MAX_OPEN_FILES = 32
 MAX_NAMED = 10
 # Decompressed stacks are held up to this many bytes, and always one.
 HELD_BYTES = 500_000_000
+
+
+def stack_header(path: Path) -> StackHeader:
+    """Shape and layout of a stack of any kind.
+
+    Raises
+    ------
+    ParticleDataError
+        If it is missing, or no image stack.
+    """
+    return hdf5_header(path) if path.suffix.lower() in SUFFIXES else read_stack_header(path)
 
 
 def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.object_], table: str) -> list[str]:
@@ -46,7 +58,7 @@ def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.ob
             missing.append(path)
             continue
         try:
-            headers[number] = read_stack_header(path)
+            headers[number] = stack_header(path)
         except ParticleDataError as error:
             problems.extend(error.problems)
     if missing:
@@ -167,7 +179,7 @@ class ImageStack:
 
     def _header(self, stack: int) -> StackHeader:
         if stack not in self._headers:
-            self._headers[stack] = read_stack_header(self._locations.stacks[stack])
+            self._headers[stack] = stack_header(self._locations.stacks[stack])
         return self._headers[stack]
 
     def _descriptor(self, stack: int) -> int:
@@ -194,6 +206,8 @@ class ImageStack:
 
     def _read_run(self, stack: int, first: int, count: int) -> NDArray[np.float32]:
         header = self._header(stack)
+        if header.compression in SUFFIXES:
+            return read_hdf5_images(self._locations.stacks[stack], first, count).astype(np.float32)
         wanted, start = count * header.image_bytes, header.data_offset + first * header.image_bytes
         if header.compression:
             data = self._whole(stack)[start : start + wanted]

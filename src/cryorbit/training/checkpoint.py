@@ -36,6 +36,8 @@ class Progress:
         Running mean, by which the discriminator's turns are skipped.
     finished
         Whether training ended by itself.
+    gradient_norm
+        Running mean for encoder and decoder, by which single steps are held back; 0 before the first.
     """
 
     epoch: int = 0
@@ -44,6 +46,7 @@ class Progress:
     best_validation: float = float("inf")
     discriminator_loss: float = 1.386
     finished: bool = False
+    gradient_norm: float = 0.0
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

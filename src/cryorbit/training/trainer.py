@@ -35,6 +35,9 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 WARMUP_STEPS = 50
 DISCRIMINATOR_MOMENTUM = 0.1
+# A gradient this many times larger than the running mean is held back to that; others are up to four times larger.
+GRADIENT_LIMIT = 5.0
+GRADIENT_MOMENTUM = 0.02
 # A discriminator that is left alone is still looked at, every so many steps, to see whether it may play again.
 DISCRIMINATOR_PROBE = 10
 MIN_VALIDATION = 1
@@ -250,10 +253,23 @@ class Trainer:
         terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=True))
         self.generator_optimiser.zero_grad()
         self.fabric.backward(terms.total)
+        self._hold_back()
         self.generator_optimiser.step()
         self.raw_discriminator.requires_grad_(True)
         self.raw_autoencoder.update_noise_variance(output)
         return output, terms
+
+    def _hold_back(self) -> None:
+        """Scale down a gradient far larger than those before: without noise, single images can undo whole epochs."""
+        usual = self.progress.gradient_norm
+        limit = GRADIENT_LIMIT * usual if usual else float("inf")
+        found = self.fabric.clip_gradients(
+            self.autoencoder, self.generator_optimiser, max_norm=limit, error_if_nonfinite=False
+        )
+        norm = float(found) if found is not None else float("nan")
+        if math.isfinite(norm):
+            norm = min(norm, limit)
+            self.progress.gradient_norm = usual + GRADIENT_MOMENTUM * (norm - usual) if usual else norm
 
     def discriminator_step(self, output: AutoencoderOutput, step: int) -> float:
         """One step of the discriminator on real images and samples of the prior, unless it is too far ahead."""
