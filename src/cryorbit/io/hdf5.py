@@ -92,8 +92,8 @@ def hdf5_header(path: Path) -> StackHeader:
             raise _damaged(path, error) from error
     if min(n, height, width) < 1 or not whole:
         raise ParticleDataError(
-            f"{path}: does not hold all values of its images, which should have the shape ({n}, {height}, {width}): copy "
-            "it again."
+            f"{path}: does not hold all values of its images, which should have the shape ({n}, {height}, {width}): "
+            "copy it again."
         )
     # Not a place in the file: images may lie in compressed pieces.
     return StackHeader(n, height, width, dtype, 0, SUFFIXES[0])
