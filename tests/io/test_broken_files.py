@@ -49,6 +49,12 @@ def text(old: str, new: str, count: int = 1) -> Fault:
     return do
 
 
+def flagged(column: str) -> Fault:
+    """A column of the optics table that is 1."""
+    last, row = "_rlnImagePixelSize #6\n", OPTICS.rstrip().splitlines()[-1]
+    return text(f"{last}{row}\n", f"{last}_{column} #7\n{row} 1\n")
+
+
 def whole(content: bytes, name: str = "particles.star") -> Fault:
     """Another file altogether."""
 
@@ -291,6 +297,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "amplitude contrast in per cent": (text("0.100000 3", "10.0 3"), "fraction"),
     "an unknown optics group": (text("12.0 1", "12.0 7"), "optics group 7"),
     "an optics group twice": (text("1 opticsGroup1", "1 opticsGroup1 300 2.7 0.1 3.0\n1 opticsGroup1"), "stands twice"),
+    "images multiplied by their CTF": (flagged("rlnCtfDataAreCtfPremultiplied"), "extract them again"),
+    "phases flipped": (flagged("rlnCtfDataArePhaseFlipped"), "extract them again"),
     # Stacks.
     "a stack that is gone": (text("Extract/a.mrcs", "Extract/b.mrcs"), "do not exist"),
     "a folder of stacks that is gone": (gone_folder, "do not exist"),

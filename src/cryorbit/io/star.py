@@ -25,7 +25,7 @@ from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
-from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging
+from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging, treated_images
 from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source, as_text
 
 IMAGE_NAME = "rlnImageName"
@@ -218,6 +218,7 @@ def examine_star(
     locations = _locations(path, home or path, frame, stack_root, problems)
     names = frame[IMAGE_NAME].to_numpy()
     if check_images:
+        problems.extend(treated_images(columns))
         problems.extend(check_stacks(locations, names, str(path)))
     table = ParticleTable(
         frame=frame,

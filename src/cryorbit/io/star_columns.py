@@ -109,6 +109,26 @@ def _pixel_size_A(columns: StarColumns) -> FloatArray:
     return pixel_size
 
 
+# What was done to the images before, by the column that says so; and the way to images without it.
+_TREATED = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied by their contrast transfer functions",
+    "rlnCtfDataArePhaseFlipped": "corrected by flipping phases",
+}
+
+
+def treated_images(columns: StarColumns) -> list[str]:
+    """Sentences on images that are not as the microscope made them; their contrast transfer is another one."""
+    found = []
+    for name, what in _TREATED.items():
+        values = columns.numbers(name)
+        if values is not None and (values == 1).any():
+            found.append(
+                f"{columns.path}: {int((values == 1).sum())} of {len(values)} images were {what} (_{name} is 1); "
+                "expected images as they are in the micrographs: extract them again without that."
+            )
+    return found
+
+
 def read_imaging(columns: StarColumns) -> Imaging:
     """Pixel size and optics of every particle; what is wrong with them is noted in ``columns.problems``."""
     absent = np.full(len(columns.frame), np.nan)
