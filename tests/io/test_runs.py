@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,18 @@ def test_a_full_disk_is_said(tmp_path):
 
     with pytest.raises(RunFolderError, match="the disk is full"):
         fill()
+
+
+def test_a_folder_that_became_read_only_is_said(tmp_path, monkeypatch):
+    """Removing what is left fails there too, and must not hide what happened."""
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunFolderError, match=r"x\.star: cannot be written \(Read-only file system\)"):
+        write_text(tmp_path / "x.star", "")
 
 
 def test_an_unfinished_run_is_continued(tmp_path):

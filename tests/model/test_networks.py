@@ -65,6 +65,20 @@ def test_every_parameter_learns(preset):
         assert parameter.grad.abs().sum() > 0 or name.endswith("conv.bias"), name
 
 
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+@pytest.mark.parametrize("value", [-1e6, 1e6])
+def test_no_posterior_is_much_wider_than_the_prior(preset, value):
+    """Whatever the image: what is drawn from far outside the prior is wrong beyond measure."""
+    config = make_config(preset)
+    autoencoder, _ = build_networks(config.preprocessing.box_size, config.model)
+    with torch.no_grad():
+        autoencoder.eval().encoder.log_variance.bias.fill_(value)
+        images = torch.randn(3, config.preprocessing.box_size, config.preprocessing.box_size)
+        log_variance = autoencoder.encode(images).log_variance
+    assert log_variance.min() >= -12
+    assert log_variance.max() <= 1
+
+
 def test_bernoulli_loss_is_the_cross_entropy_over_the_scale():
     rng = torch.Generator().manual_seed(1)
     images = torch.rand(3, 1, 4, 4, generator=rng, dtype=torch.float64)

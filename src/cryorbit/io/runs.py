@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +50,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunFolderError(_cannot_write(path, error)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written nothing can be removed
+            beside.unlink(missing_ok=True)
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
