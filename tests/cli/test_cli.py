@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cryorbit import cli
-from cryorbit.choices import setting
+from cryorbit.commands.choices import setting
 from cryorbit.errors import ConfigurationError
 
 from ..io.conftest import star_text, write_stack

@@ -1,0 +1,331 @@
+"""Commands that make runs and go on with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryorbit.commands.choices import Choices, given, range_um
+from cryorbit.commands.options import (
+    ConfigFile,
+    Debug,
+    DefocusRange,
+    Folder,
+    Invert,
+    Method,
+    OptionalOut,
+    Out,
+    OutlierColumn,
+    Overwrite,
+    Particles,
+    Preset,
+    Prior,
+    Quiet,
+    RunSeed,
+    Seed,
+    Select,
+    Settings,
+    Source,
+    StackRoot,
+    Subset,
+    TruthFile,
+)
+from cryorbit.commands.shared import app, observing, tell
+from cryorbit.errors import ConfigurationError, ParticleDataError
+
+if TYPE_CHECKING:
+    from cryorbit.pipeline import RunResult
+
+LIMITS_FILE = "limits.csv"
+
+
+def _run_until(
+    stage: str,
+    source: Path,
+    out: Path | None,
+    choices: Choices,
+    quiet: bool,
+    truth: Path | None = None,
+    outlier_column: str | None = None,
+    latent: bool = True,
+) -> RunResult:
+    """A stage on a run folder, or all stages up to it on a particle file."""
+    if not source.exists():
+        raise ParticleDataError(f"{source} does not exist: give a file of particles, or a run folder.")
+    from cryorbit.pipeline import rerun
+    from cryorbit.pipeline import run as run_pipeline
+
+    with observing(quiet) as observer:
+        if source.is_dir():
+            if out is not None:
+                raise ConfigurationError(f"{source}: is a folder; with --out, give a file of particles.")
+            changes = choices.changes_to_a_run(source)
+            result = rerun(
+                source, stage, estimation=changes, truth=truth, outlier_column=outlier_column, observer=observer
+            )
+        else:
+            if out is None:
+                raise ConfigurationError(f"{source}: give --out, the run folder to make.")
+            config = choices.config()
+            rows = choices.rows()
+            result = run_pipeline(
+                rows.read(source, choices.stack_root), out, config, rows=rows, until=stage, latent=latent,
+                overwrite=choices.overwrite, truth=truth, outlier_column=outlier_column, observer=observer,
+            )  # fmt: skip
+    tell(result)
+    return result
+
+
+@app.command()
+def run(
+    particles: Particles,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = None,
+    defocus_prior: Prior = None,
+    defocus_range: DefocusRange = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
+    estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    _run_until("report", particles, out, choices, quiet, truth, outlier_column)
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="Folder of a finished run, such as a preview.", show_default=False)],
+    out: Out,
+    particles: Annotated[
+        Path | None,
+        typer.Argument(help="More particles of the same view. Default: all of the run's own file.", show_default=False),
+    ] = None,
+    stack_root: StackRoot = None,
+    truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run on more particles with the average and the network of an earlier run: nothing is learnt again."""
+    from cryorbit.io import read_particles
+    from cryorbit.pipeline import apply as apply_model
+
+    if seed is not None:
+        raise ConfigurationError(f"--seed {seed}: what is applied is what {model} has learnt, with its own seed.")
+    table = read_particles(particles, stack_root) if particles is not None else None
+    with observing(quiet) as observer:
+        tell(
+            apply_model(
+                model, out, table, overwrite=overwrite, truth=truth, outlier_column=outlier_column, observer=observer
+            )
+        )
+
+
+@app.command()
+def train(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the network only."""
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert, select, subset)
+    _run_until("train", source, out, choices, quiet)
+
+
+@app.command()
+def embed(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Put every particle, and turned copies of it, into the latent space."""
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, None, select, subset)
+    _run_until("embed", source, out, choices, quiet)
+
+
+@app.command()
+def outliers(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = None,
+    outlier_method: Annotated[
+        str | None,
+        typer.Option("--detector", help="evidence, isolation_forest, robust_covariance or local_outlier_factor."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Outlier probability above which particles are dropped (0.5).")
+    ] = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score outliers: by the evidence of the alignment, or in the latent space with --method latent."""
+    estimation = given(method=method, outlier_method=outlier_method, outlier_threshold=threshold)
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    _run_until("outliers", source, out, choices, quiet, latent=False)
+
+
+@app.command()
+def estimate(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    method: Method = None,
+    defocus_prior: Prior = None,
+    defocus_range: DefocusRange = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate angle, shift and defocus and write the particle files; the orbit method needs no trained network."""
+    estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    _run_until("estimate", source, out, choices, quiet, latent=False)
+
+
+@app.command()
+def limits(
+    source: Source,
+    out: OptionalOut = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    defocus_prior: Prior = None,
+    defocus_range: DefocusRange = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """What these data allow: the Cramer-Rao bound of angle, shift and defocus, from their own average and noise."""
+    estimation = given(defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
+    choices = Choices(
+        preset, config, settings, seed, stack_root, overwrite, {"method": "orbit", **estimation}, invert, select, subset
+    )
+    if not (source / LIMITS_FILE).is_file() or choices.changes_to_a_run(source).keys() - {"method"}:
+        _run_until("align", source, out, choices, quiet, latent=False)
+    typer.echo(_limits_text(source if source.is_dir() else out or source))
+
+
+def _limits_text(folder: Path) -> str:
+    """The bound at some defoci as a small table."""
+    import pandas as pd
+
+    path = folder / LIMITS_FILE
+    if not path.is_file():
+        return "There are too few particles to know what they allow."
+    table = pd.read_csv(path)
+    rows = table[(table["defocus_um"] / 0.5 % 1).round(6) % 1 == 0]
+    lines = [f"{'defocus':>10s}{'angle':>12s}{'shift':>10s}{'defocus':>13s}{'nats':>8s}"]
+    for row in rows.itertuples():
+        angle, shift = f"{row.psi_limit_deg:8.3f} deg", f"{row.origin_limit_A:8.2f} A"
+        lines.append(f"{row.defocus_um:7.1f} um{angle}{shift}{row.defocus_limit_um:10.4f} um{row.expected_nats:8.0f}")
+    return "\n".join([*lines, f"All of it: {path}"])
+
+
+@app.command()
+def search(
+    particles: Particles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
+    trials: Annotated[int, typer.Option(min=1, help="Configurations to try; the first is the default.")] = 24,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time. Default: one on each core.", show_default=False)
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to use (auto or HOST:PORT); all its machines must see --out.", show_default=False
+        ),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search learning rate, depth, loss weights and latent dimension; best.toml is for `run --config`."""
+    from cryorbit.hyperparameters import search
+
+    choices = Choices(preset, config, settings, seed, stack_root, overwrite, {}, invert, select, subset)
+    table, base = choices.rows().read(particles, stack_root), choices.config()
+    with observing(quiet) as observer:
+        result = search(
+            table, out, base, trials=trials, workers=workers, ray_address=ray_address, overwrite=overwrite,
+            observer=observer,
+        )  # fmt: skip
+    typer.echo(f"{result.sentence}\nBest:      {result.best}\nTrials:    {out / 'trials.csv'}")
+
+
+@app.command()
+def report(
+    folder: Folder,
+    truth: TruthFile = None,
+    outlier_column: OutlierColumn = None,
+    seed: Seed = 12345,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the figures and the page of a run again."""
+    from cryorbit.pipeline import rerun
+
+    with observing(quiet) as observer:
+        tell(rerun(folder, "report", truth=truth, outlier_column=outlier_column, observer=observer))
