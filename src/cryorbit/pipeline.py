@@ -222,6 +222,7 @@ def apply(
         folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
         try:
             copy_model(model, folder)
+            opened.close()  # from here on the earlier run may serve others, or go
             return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
         finally:
             folder.close()
