@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cryorbit import conventions, read_particles, run
+from cryorbit import conventions, read_particles, run, write_particles
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.estimation.evaluation import align_angles
 from cryorbit.pipeline import apply, rerun
@@ -115,6 +115,35 @@ def test_it_stands_on_its_own_and_goes_on(preview, whole, star, tmp_path):
     shutil.rmtree(copied)
     again = rerun(out, "estimate", estimation={"outlier_threshold": 0.2})
     np.testing.assert_array_equal(again.particles.psi_deg, whole.particles.psi_deg)
+
+
+def test_particles_are_known_by_their_images_whatever_file_names_them(preview, whole, star, tmp_path):
+    """A file of the same images in another order, with new ones among them."""
+    table = read_particles(star)
+    order = np.random.default_rng(5).permutation(N)
+    write_particles(star.with_name("shuffled.star"), table.take(order))
+    then = apply(preview.folder, tmp_path / "run", star.with_name("shuffled.star"), until="estimate")
+    np.testing.assert_allclose(then.particles.psi_deg, whole.particles.psi_deg[order], atol=1e-2)
+    known = np.isin(order, preview.estimates["id"])
+    for name in ("orbit_psi_deg", "orbit_defocus_um"):
+        found, expected = (result.estimates[name].to_numpy() for result in (then, whole))
+        np.testing.assert_array_equal(found[known], expected[order][known])
+
+
+def test_particles_without_an_angle_are_read_all_the_same(preview, tmp_path):
+    noise = tiny_set(tmp_path / "noise", images=60, seed=3, outliers=0.9)
+    table = read_particles(noise)
+    junk = read_particles(noise.with_name("truth.star"), check_images=False).numbers("cryorbitTruthOutlier") != 0
+    result = apply(preview.folder, tmp_path / "run", table.where(junk), until="estimate")
+    assert len(result.particles) == junk.sum()
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    star = tiny_set(tmp_path / "set", images=40)
+    first = run(star, tmp_path / "first", tiny_config(), until="estimate", latent=False)
+    write_particles(star, read_particles(star).take(np.arange(39)))
+    with pytest.raises(ParticleDataError, match="has changed"):
+        apply(first.folder, tmp_path / "then")
 
 
 def test_other_particles_of_the_same_view(preview, whole, star, tmp_path):

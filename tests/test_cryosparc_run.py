@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import numpy.lib.recfunctions
 import pytest
 
 from cryorbit import conventions, read_particles, rerun, run
@@ -72,6 +73,36 @@ def test_the_files_are_cryosparcs(both):
     parts = [np.load(folder / f"particles_{part}.cs")["uid"] for part in ("kept", "dropped")]
     assert sorted(np.concatenate(parts)) == sorted(before["uid"])
     assert not list(folder.glob("*.star"))
+
+
+@pytest.mark.parametrize("passed", [("blob",), ("ctf", "location"), ("blob", "ctf", "location")])
+def test_what_passed_through_the_job_is_in_the_result(both, tmp_path, passed):
+    records, _, _ = both
+    whole, n = np.load(records), 60
+    shutil.copy(records.with_name("particles.mrcs"), tmp_path)
+    through = [name for name in whole.dtype.names if name.split("/")[0] in passed]
+    own = [name for name in whole.dtype.names if name not in through]
+    if own == ["uid"]:
+        own.append("alignments2D/class")
+        whole = np.lib.recfunctions.append_fields(whole, own[1], np.zeros(len(whole), "<u4"), usemask=False)
+    for name, fields in (("J3_particles.cs", own), ("J3_passthrough_particles.cs", ["uid", *through])):
+        part = np.lib.recfunctions.repack_fields(whole[fields])
+        with (tmp_path / name).open("wb") as handle:
+            np.save(handle, part[::-1] if "through" in name else part)
+    # Others of the folder, empty or damaged, are no matter.
+    (tmp_path / "J3_passthrough_particles_excluded.cs").write_bytes(b"")
+    config = tiny_config(estimation={"defocus_prior": "given"})
+    result = run(tmp_path / "J3_particles.cs", tmp_path / "run", config, until="estimate", latent=False)
+    after = np.load(result.folder / "particles.cs")
+    assert len(after) == n
+    for name in whole.dtype.names:
+        kept = f"cryorbit/input/{name}" if f"cryorbit/input/{name}" in after.dtype.names else name
+        np.testing.assert_array_equal(after[kept], whole[name])
+    export(result.folder, tmp_path / "good.star")
+    star = read_particles(tmp_path / "good.star")
+    np.testing.assert_allclose(star.imaging.voltage_kV, 300)
+    assert star.has_defocus
+    assert rerun(result.folder, "report").report.is_file()
 
 
 def test_what_is_read_back_is_what_was_found(both):

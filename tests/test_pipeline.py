@@ -94,6 +94,14 @@ def test_a_truth_of_other_particles_is_refused(finished, tmp_path):
         read_truth(other.with_name("truth.star"), table)
 
 
+def test_a_network_asked_for_later_is_trained(star, tmp_path):
+    """Of a run that began without one."""
+    first = co.run(star, tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    assert not (first.folder / "checkpoint" / "best.pt").exists()
+    co.rerun(first.folder, "train")
+    assert (first.folder / "checkpoint" / "best.pt").is_file()
+
+
 @pytest.mark.parametrize("stage", stages.STAGES[:-1])
 def test_an_interrupted_run_goes_on_to_the_same_result(finished, star, tmp_path, stage):
     class Interrupt(BaseException):

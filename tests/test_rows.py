@@ -11,6 +11,7 @@ import pytest
 from cryorbit import ParticleDataError, read_particles, run, write_particles
 from cryorbit.conditions import Condition
 from cryorbit.errors import ConfigurationError
+from cryorbit.estimation.truth import read_truth
 from cryorbit.io.star import write_star
 from cryorbit.pipeline import rerun
 from cryorbit.rows import Rows
@@ -170,6 +171,36 @@ def test_the_papers_protocol_on_an_experimental_file(tmp_path):
         "evaluate", out / "particles.star", star, "--outlier-column", "rlnParticleSelectZScore>-2", "--json"
     )
     assert json.loads(said)["outlier_auc"] == pytest.approx(1 - metrics["outlier_auc"])
+
+
+def test_images_multiplied_by_their_ctf_are_refused_in_parts_too(tmp_path):
+    """Of a file with both kinds of images, the others can be run."""
+    star = tiny_set(tmp_path / "set", images=40)
+    table = read_particles(star).with_columns({"rlnCtfDataAreCtfPremultiplied": np.arange(40) % 2})
+    write_particles(star, table)
+    with pytest.raises(ParticleDataError, match="extract them again"):
+        Rows((), 10).read(star)
+    assert len(Rows(("rlnCtfDataAreCtfPremultiplied=0",)).read(star)) == 20
+
+
+def test_one_of_two_rows_of_an_image_is_not_compared_with_either(tmp_path):
+    star = tiny_set(tmp_path / "set", images=40)
+    table = read_particles(star)
+    twice = table.take(np.r_[np.arange(40), np.arange(40)]).with_columns({"rlnClassNumber": np.repeat([1, 2], 40)})
+    write_particles(star.with_name("twice.star"), twice)
+    both = read_particles(star.with_name("twice.star"))
+    with pytest.raises(ParticleDataError, match="which is which cannot be told"):
+        read_truth(star.with_name("twice.star"), both.where(np.arange(80) >= 40))
+    assert read_truth(star.with_name("twice.star"), both) is not None
+
+
+@pytest.mark.parametrize("content", ["", 'outlier\n"1\n', "outlier\n" + "junk\n" * 40])
+def test_a_stray_table_beside_a_truth_is_named(tmp_path, content):
+    star = tiny_set(tmp_path / "set", images=40)
+    table = read_particles(star)
+    star.with_name("truth.csv").write_text(content)
+    with pytest.raises(ParticleDataError, match=r"truth\.csv"):
+        read_truth(star, table)
 
 
 def test_a_rule_without_a_truth_is_refused(tmp_path):

@@ -208,6 +208,7 @@ def apply(
         check_model(model, before)
         recorded = before["input"]
         rows, root = Rows(), None
+        same = particles is None
         if particles is None:
             # A preview of some classes serves those classes.
             rows = Rows(rows_from(recorded.get("rows")).select)
@@ -215,8 +216,11 @@ def apply(
         table = particles if isinstance(particles, ParticleTable) else rows.read(Path(particles), root)
         saved = merge(before["configuration"], {"preprocessing": {"invert": before["images"]["inverted"]}})
         config, latent = make_config(saved["preset"], saved), bool(before.get("latent", True))
-        same = _hash(table.source.all_files) == recorded["sha256"]
-        described = {"folder": str(model.resolve()), "identity": before["identity"], "same_input": same}
+        if same and _hash(table.source.all_files) != recorded["sha256"]:
+            raise ParticleDataError(
+                f"{recorded['path']}: has changed since the run in {model}; name the file if that is meant."
+            )
+        described = {"folder": str(model.resolve()), "identity": before["identity"]}
         needed = [*table.source.all_files, *table.locations.used, model]
         manifest = new_manifest(table, config, latent, rows, described)
         folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
@@ -267,6 +271,8 @@ def rerun(
         config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
         table = _table_of(opened, stage)
         resolve_prior(table, config.estimation)
+        if stage in LATENT_STAGES:
+            manifest["latent"] = True  # asked for now, if it was not before
         has_network = bool(manifest.get("latent", True)) or opened.stage_done("embed")
         if config.estimation.method == "latent" and not has_network:
             raise ConfigurationError(
@@ -294,7 +300,7 @@ def rerun(
 
 def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     """Particles of a run: as it wrote them where only the page is drawn again, else as it read them."""
-    if stage == "report" and written_particles(folder.path).is_file():
+    if stage == "report" and folder.stage_done("estimate") and written_particles(folder.path).is_file():
         return read_written(folder.path)
     recorded = folder.manifest["input"]
     path = Path(recorded["path"])

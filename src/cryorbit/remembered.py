@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit.aligned import POSES, AverageTaken, load_poses
 from cryorbit.alignment.orbit import Known
 from cryorbit.errors import RunFolderError
-from cryorbit.io.runs import MANIFEST, RunFolder, read_table, write_bytes
+from cryorbit.io import read_written
+from cryorbit.io.runs import MANIFEST, RunFolder, read_table, write_bytes, write_table
+from cryorbit.particles import ParticleTable
 from cryorbit.training.checkpoint import BEST, load_checkpoint
 
 # Within a run folder: what it took from another one, which may then be deleted.
@@ -22,6 +25,7 @@ CHECKPOINT = "checkpoint"
 AVERAGE_STATE = "average.pt"
 METRICS = "metrics.jsonl"
 ESTIMATES = "estimates.parquet"
+IMAGES = "images.parquet"
 
 
 @dataclass(frozen=True)
@@ -34,41 +38,46 @@ class Remembered:
         Where the copies lie.
     manifest
         The earlier run's.
-    ids
-        Rows of the particle file that it ran on, shape (m,); empty if that was another file.
+    images
+        Where the images of its particles lie: ``stack`` and ``slice`` of each.
     """
 
     folder: Path
     manifest: dict[str, Any]
-    ids: NDArray[np.int64]
+    images: pd.DataFrame
 
     @classmethod
     def of(cls, run: RunFolder) -> Remembered | None:
         """What a run took from an earlier one; None where it began by itself."""
-        described = run.manifest["input"].get("model")
-        if not described:
+        if not run.manifest["input"].get("model"):
             return None
         folder = run.path / MODEL
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        ids = read_table(folder / ESTIMATES)["id"].to_numpy(dtype=np.int64)
-        return cls(folder, manifest, ids if described["same_input"] else ids[:0])
+        return cls(folder, manifest, read_table(folder / IMAGES))
 
-    def average(self, ids: NDArray[np.int64]) -> AverageTaken | None:
-        """Its average, and its poses for those of the particles that are in it; None where it had none.
+    def rows_of(self, particles: ParticleTable) -> NDArray[np.int64]:
+        """Which of its particles each of others is, by the image, shape (n,); -1 for new ones."""
+        own = pd.MultiIndex.from_frame(self.images)
+        first = np.flatnonzero(~own.duplicated())
+        found = own[first].get_indexer(pd.MultiIndex.from_frame(_images_of(particles)))
+        return np.where(found >= 0, first[found], -1).astype(np.int64)
 
-        Parameters
-        ----------
-        ids
-            Rows of the particle file that the present run is of, shape (n,).
-        """
+    def average(self, particles: ParticleTable) -> AverageTaken | None:
+        """Its average, and its poses for those of the particles that are in it; None where it had none."""
         path = self.folder / AVERAGE_STATE
         if not path.is_file():
             return None
-        seen = np.flatnonzero(np.isin(ids, self.ids))
-        order = np.argsort(self.ids)
-        rows = order[np.searchsorted(self.ids[order], ids[seen])]
-        known = Known(seen, load_poses(self.folder).of_rows(rows))
+        rows = self.rows_of(particles)
+        seen = np.flatnonzero(rows >= 0)
+        known = Known(seen, load_poses(self.folder).of_rows(rows[seen]))
         return AverageTaken(load_checkpoint(path), float(self.manifest["alignment"]["pixel_size_A"]), known)
+
+
+def _images_of(particles: ParticleTable) -> pd.DataFrame:
+    """Stack and slice of each particle: the same image, whatever file names it."""
+    locations = particles.locations
+    stacks = np.array([str(stack.resolve()) for stack in locations.stacks], dtype=object)
+    return pd.DataFrame({"stack": stacks[locations.stack], "slice": locations.slice_index})
 
 
 def copy_model(source: Path, run: RunFolder) -> None:
@@ -76,8 +85,9 @@ def copy_model(source: Path, run: RunFolder) -> None:
     into = run.path / MODEL
     if (into / MANIFEST).is_file():
         return
-    names = (f"{CHECKPOINT}/{BEST}", f"{CHECKPOINT}/{AVERAGE_STATE}", POSES, METRICS, ESTIMATES, MANIFEST)
+    names = (f"{CHECKPOINT}/{BEST}", f"{CHECKPOINT}/{AVERAGE_STATE}", POSES, METRICS, MANIFEST)
     # The manifest last: it says that the rest is whole.
+    write_table(run.file(MODEL, IMAGES), _images_of(read_written(source)))
     for name in names:
         if (source / name).is_file():
             write_bytes(run.file(MODEL, Path(name).name), (source / name).read_bytes())

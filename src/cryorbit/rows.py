@@ -10,9 +10,7 @@ import numpy as np
 
 from cryorbit.conditions import Condition
 from cryorbit.errors import ConfigurationError, ParticleDataError
-from cryorbit.io import read_particles
-from cryorbit.io.mrc import check_stacks
-from cryorbit.io.star import IMAGE_NAME
+from cryorbit.io import image_problems, read_particles
 from cryorbit.particles import ParticleTable
 
 
@@ -75,7 +73,7 @@ class Rows:
         if not self:
             return read_particles(path, stack_root)
         table = self.of(read_particles(path, stack_root, check_images=False))
-        problems = check_stacks(table.locations, table.frame[IMAGE_NAME].to_numpy(), table.name)
+        problems = image_problems(table)
         if problems:
             raise ParticleDataError(problems)
         return table

@@ -157,9 +157,9 @@ class Job:
                 f"{terms['images_per_second']:.0f} images/s",
             )  # fmt: skip
 
-        guide = self._guide()
         if self.remembered is not None:
-            return self._train_as_before(self.remembered, guide)
+            return self._train_as_before(self.remembered)
+        guide = self._guide()
         result = train(
             self.cache, self.config, self.folder.file("checkpoint", BEST).parent,
             self.folder.path / "metrics.jsonl", report, guide,
@@ -171,13 +171,23 @@ class Job:
             save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
 
-    def _train_as_before(self, before: Remembered, guide: Guide | None) -> dict[str, Any]:
+    def _train_as_before(self, before: Remembered) -> dict[str, Any]:
         """Take over the network of an earlier run, which the alignment's average, the same one, speaks to as well."""
+        info, known = self.cache.info, before.manifest["images"]
+        if info.box_size != known["box_size"] or not np.isclose(info.pixel_size_A, known["pixel_size_A"], rtol=1e-3):
+            now, then = (f"{size} px of {pixel:g} A" for size, pixel in (
+                (info.box_size, info.pixel_size_A), (known["box_size"], known["pixel_size_A"]),
+            ))  # fmt: skip
+            raise ParticleDataError(
+                f"{self.particles.name}: its images, {now} for the network, are not like those of the earlier run "
+                f"({then}): start a run of their own."
+            )
         write_bytes(self.folder.file("checkpoint", BEST), (before.folder / BEST).read_bytes())
         write_bytes(self.folder.path / METRICS, (before.folder / METRICS).read_bytes())
         self.folder.manifest["guide"] = before.manifest.get("guide")
-        if guide is not None:
-            save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
+        if before.manifest.get("guide"):
+            poses = load_poses(self.folder.path)
+            save_told(self.folder.file("checkpoint", TOLD), poses.psi_deg, poses.defocus_um)
         stage = before.manifest["stages"]["train"]
         return {name: stage[name] for name in ("epochs", "best_epoch")}
 
@@ -229,7 +239,7 @@ class Job:
             outcome = align_table(
                 self.particles, images, self.config, latent,
                 lambda done, n, note: self.observer.advance(done, n, note),
-                self.remembered.average(self.particles.ids) if self.remembered is not None else None,
+                self.remembered.average(self.particles) if self.remembered is not None else None,
             )  # fmt: skip
         save_outcome(self.folder.path, outcome)
         if outcome.memory is not None:
@@ -333,7 +343,7 @@ class Job:
         if not cone:
             return None
         if self.remembered is not None:
-            rows = np.flatnonzero(kept & ~np.isin(self.particles.ids, self.remembered.ids))
+            rows = np.flatnonzero(kept & (self.remembered.rows_of(self.particles) < 0))
         else:
             seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
             rows = np.setdiff1d(rows[kept[rows]], seen)

@@ -32,6 +32,9 @@ from ..cli.test_cli import call
 from ..pipeline_sets import TINY_RUN, tiny_set
 from .conftest import tiny
 
+# A search starts many processes, each of which imports all: minutes on a machine that is busy.
+pytestmark = pytest.mark.timeout(1200)
+
 WEIGHTS = LossWeights(regularisation=1.0, adversarial=0.0, cone=0.5)
 terms = st.floats(-1e4, 1e4)
 
@@ -259,7 +262,7 @@ def uninterrupted(particles, tmp_path_factory):
     pytest.importorskip("ray", reason="the search needs ray: pip install 'cryorbit[search]'")
     pytest.importorskip("hyperopt", reason="the search needs hyperopt: pip install 'cryorbit[search]'")
     out = tmp_path_factory.mktemp("whole") / "out"
-    done = subprocess.run(command(particles, out), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command(particles, out), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -312,7 +315,7 @@ def test_a_killed_search_goes_on_where_it_was(uninterrupted, particles, tmp_path
     first = (out / "trials" / "0000" / "metrics.jsonl").read_bytes()
     assert read_trial(out / "trials" / "0000").state == FINISHED
     assert not (out / "search.json").exists()
-    done = subprocess.run(command(particles, out), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command(particles, out), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "recorded already" in done.stderr
     assert (out / "trials" / "0000" / "metrics.jsonl").read_bytes() == first

@@ -97,9 +97,19 @@ def _origins_A(table: ParticleTable) -> FloatArray | None:
 
 def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.int64]:
     """Row of the truth for each row of the result; names that repeat are taken in their order."""
-    keys = [_occurrences(unquoted(table.frame[IMAGE_NAME])) for table in (truth, result)]
+    names = [unquoted(table.frame[IMAGE_NAME]).astype(str) for table in (truth, result)]
+    keys = [_occurrences(values) for values in names]
     rows = keys[0].get_indexer(keys[1])
     same_length = len(truth) == len(result)
+    counts = [values.value_counts() for values in names]
+    # Of several rows of one image, the first of a part of the file need not be the first of all.
+    unclear = counts[1].index[(counts[0].reindex(counts[1].index, fill_value=1) != counts[1]).to_numpy()]
+    if len(unclear):
+        many, few = (values.get(unclear[0], 0) for values in counts)
+        raise ParticleDataError(
+            f"{truth.name}: image {unclear[0]} stands there in {many} rows and in {result.name} in {few}; which is "
+            f"which cannot be told ({len(unclear)} such images): give a truth of the same rows."
+        )
     # The same set under another folder's name: file names and image numbers must then agree row by row.
     if (rows < 0).any() and same_length and _file_and_number(truth) == _file_and_number(result):
         return np.arange(len(result), dtype=np.int64)
@@ -121,7 +131,7 @@ def _file_and_number(table: ParticleTable) -> list[tuple[str, int]]:
 
 
 def _occurrences(names: pd.Series) -> pd.MultiIndex:
-    return pd.MultiIndex.from_arrays([names.astype(str), names.groupby(names).cumcount()])
+    return pd.MultiIndex.from_arrays([names, names.groupby(names).cumcount()])
 
 
 def _outliers(
@@ -133,12 +143,29 @@ def _outliers(
         return np.asarray(table.numbers(conventions.TRUTH_OUTLIER)[rows] != 0)
     beside = path.with_name("truth.csv")
     if beside.is_file():
-        frame = pd.read_csv(beside)
-        if "outlier" in frame and len(frame) == len(table):
-            return np.asarray(frame["outlier"].to_numpy()[rows] != 0)
+        found = _outlier_column(beside)
+        if found is not None and len(found) == len(table):
+            return np.asarray(found[rows] != 0)
     if conventions.SELECT_ZSCORE in table:
         return np.asarray(np.abs(table.numbers(conventions.SELECT_ZSCORE)[rows]) > PAPER_ZSCORE)
     return None
+
+
+def _outlier_column(path: Path) -> FloatArray | None:
+    """The column ``outlier`` of a table beside a truth; None where it has none."""
+    try:
+        frame = pd.read_csv(path)
+    except ValueError as error:
+        raise ParticleDataError(
+            f"{path}: is not a readable table ({str(error).strip()}); mend it, or take it away from beside the truth."
+        ) from error
+    if "outlier" not in frame:
+        return None
+    values = pd.to_numeric(frame["outlier"], errors="coerce").to_numpy(dtype=np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ParticleDataError(f"{path}, row {row + 1}: outlier is {frame['outlier'].iloc[row]!r}; expected 0 or 1.")
+    return values
 
 
 def evaluate_tables(result: ParticleTable, truth: Truth, symmetry_order: int = 1) -> Evaluation:

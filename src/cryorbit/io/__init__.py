@@ -9,9 +9,9 @@ from cryorbit.io.cryosparc import examine_cs
 from cryorbit.io.cryosparc_records import CsDocument
 from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
-from cryorbit.io.mrc import ImageStack
+from cryorbit.io.mrc import ImageStack, check_stacks
 from cryorbit.io.runs import run_input
-from cryorbit.io.star import examine_star, write_star, write_star_particles
+from cryorbit.io.star import IMAGE_NAME, examine_star, treated_rows, write_star, write_star_particles
 from cryorbit.particles import ParticleTable
 
 __all__ = [
@@ -66,6 +66,11 @@ def examine_particles(
     suffix = path.suffix.lower()
     examine = examine_cs if suffix in CRYOSPARC_SUFFIXES else examine_hdf5 if suffix in SUFFIXES else examine_star
     return examine(path, stack_root, check_images, home)
+
+
+def image_problems(table: ParticleTable) -> list[str]:
+    """Everything that is wrong with the images of some rows, one sentence each."""
+    return [*treated_rows(table), *check_stacks(table.locations, table.frame[IMAGE_NAME].to_numpy(), table.name)]
 
 
 def particles_suffix(table: ParticleTable) -> str:

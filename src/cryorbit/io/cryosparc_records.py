@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class CsDocument:
             raise KeyError(field)
         return np.asarray(holder[field])
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All fields, those of the file itself first."""
+        joined = () if self.joined is None else self.joined.dtype.names or ()
+        return (*(self.records.dtype.names or ()), *joined)
+
     def _holder(self, field: str) -> Records | None:
         for records in (self.records, self.joined):
             if records is not None and field in (records.dtype.names or ()):
@@ -87,9 +94,14 @@ def read_document(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...]) 
     # A passthrough file is looked for only where something is missing: its records may be many.
     complete = {*needed, *wanted} <= set(records.dtype.names or ())
     others = members[1:] or ([] if complete else _passthrough_paths(members[0]))
-    joined, used = _join(records, [(other, read_records(other)) for other in others], problems)
+    found = [(other, read_records(other)) for other in others] if members[1:] else _readable(others)
+    amiss: list[str] = []
+    joined, used = _join(records, found, amiss)
     document = CsDocument(records, joined, tuple(dict.fromkeys((path, members[0], *used))))
     missing = [field for field in needed if field not in document]
+    # A file that merely lies there, and is not needed, may be as it likes.
+    if members[1:] or missing or not all(field in document for field in wanted):
+        problems += amiss
     if missing:
         looked = ", ".join(other.name for other in others) or "no passthrough file"
         raise ParticleDataError(
@@ -97,6 +109,15 @@ def read_document(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...]) 
             ".csg file, or put the passthrough .cs file of the job beside it."
         )
     return document, problems
+
+
+def _readable(paths: list[Path]) -> list[tuple[Path, Records]]:
+    """Records of those files that have any: others of the same job, or of another one, may be empty or damaged."""
+    found = []
+    for path in paths:
+        with suppress(ParticleDataError):
+            found.append((path, read_records(path)))
+    return found
 
 
 def read_records(path: Path) -> Records:

@@ -38,8 +38,8 @@ def write_cs(path: Path, table: ParticleTable) -> None:
     """Write a table that came from a .cs file as one, every record with its uid and all its fields.
 
     Angles, shifts and defoci go into cryoSPARC's own fields, of which the former value stays in
-    ``cryorbit/input/...``; what cryoSPARC has no field for goes into ``cryorbit/...``. Where a field of a slot such as
-    ``ctf`` is changed, the whole slot is written, wherever it was read.
+    ``cryorbit/input/...``; what cryoSPARC has no field for goes into ``cryorbit/...``. What passed through is written,
+    too, and where a field of a slot such as ``ctf`` is new, the whole slot.
 
     Raises
     ------
@@ -49,9 +49,9 @@ def write_cs(path: Path, table: ParticleTable) -> None:
     document = table.source.document
     if not isinstance(document, CsDocument):
         raise ParticleDataError(f"{table.name} was not read from a .cs file and cannot be written as one.")
-    records = document.records[table.ids]
     changed = _changed_fields(table, document)
-    fields: dict[str, NDArray[Any]] = {name: records[name] for name in records.dtype.names or ()}
+    # What passed through stands beside the run no more: the file is to be read by itself.
+    fields: dict[str, NDArray[Any]] = {name: document[name][table.ids] for name in document.names}
     for name in changed:
         fields |= _rest_of_slot(name.split("/")[0], document, table, fields)
     for name, values in changed.items():
@@ -88,9 +88,8 @@ def _changed_fields(table: ParticleTable, document: CsDocument) -> dict[str, NDA
 def _rest_of_slot(
     slot: str, document: CsDocument, table: ParticleTable, have: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Fields that a slot needs beside one that is written: those that were read, and the rest without effect."""
-    joined = () if document.joined is None else document.joined.dtype.names or ()
-    rest = {name: document[name][table.ids] for name in joined if name.startswith(f"{slot}/") and name not in have}
+    """Fields that a slot needs beside one that is written, without effect."""
+    rest: dict[str, NDArray[Any]] = {}
     imaging = table.imaging
     known: Mapping[str, Any] = {
         "alignments2D/psize_A": imaging.pixel_size_A, "alignments2D/class_posterior": 1, "alignments2D/alpha": 1,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.headers import StackHeader
-from cryorbit.io.star_columns import StarColumns, read_imaging
+from cryorbit.io.star_columns import StarColumns, read_imaging, treated_images
 from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source
 
 SUFFIXES = (".h5", ".hdf5")
@@ -174,6 +174,8 @@ def examine_hdf5(
     star = StarColumns(path, frame, None)
     imaging = read_imaging(star)
     problems += star.problems
+    if check_images:
+        problems += treated_images(star)
     if check_images and header.height != header.width:
         problems.append(f"{path}: images are not square ({header.width} x {header.height}); expected square boxes.")
     rows = np.arange(header.images, dtype=np.int64)

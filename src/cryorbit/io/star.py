@@ -235,6 +235,15 @@ def examine_star(
     return table, problems
 
 
+def treated_rows(table: ParticleTable) -> list[str]:
+    """Sentences on images of a table that are not as the microscope made them."""
+    if table.source.path is None:
+        return []
+    document = table.source.document
+    optics = _optics_frame(document) if isinstance(document, StarDocument) else None
+    return treated_images(StarColumns(table.source.path, table.frame, optics))
+
+
 def remarks(table: ParticleTable) -> list[str]:
     """What is unusual about a file, though it can be worked with."""
     found = []
