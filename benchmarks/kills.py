@@ -70,6 +70,8 @@ def kill_once(star: Path, out: Path, seconds: float, sent: signal.Signals) -> st
     os.killpg(running.pid, sent)
     running.wait()
     manifest = json.loads((out / "run.json").read_text())
+    if manifest["finished"]:
+        return None
     done = list(manifest["stages"])
     return f"after {done[-1]}" if done else "in the first stage"
 
