@@ -292,6 +292,9 @@ def _others(
     sums = []
     for parity, half in enumerate(memory.halves):
         rows = torch.arange(parity, len(images), 2, device=images.device)
+        if not len(rows):  # a single image is in one half only
+            sums.append(AverageSums.empty(images.grid, images.device))
+            continue
         part = images.of_rows(rows)
         own = State(poses.of_rows(rows), weight[rows], model.noise, model.shift_spread_px)
         template = geometry.template(half, noise, images.grid.rings)
