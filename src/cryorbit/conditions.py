@@ -61,6 +61,7 @@ class Condition:
         if (
             not found
             or not all(parts)
+            or any(part[0] in "=<>" for part in parts)
             or (sign in _COMPARED and len(parts) > 1)
             or (numeric and None in _parsed(parts))
         ):

@@ -63,7 +63,8 @@ def _linked(path: Path, table: ParticleTable) -> list[str]:
             folder.mkdir(exist_ok=True)
             # The number keeps stacks of one name in several folders apart; the name itself cannot lead elsewhere.
             paths[number] = folder / f"{number:05d}_{stack.stem}.mrcs"
-            paths[number].unlink(missing_ok=True)
+            if paths[number].is_symlink():  # another file of that name is the user's, and stops the export
+                paths[number].unlink()
             paths[number].symlink_to(stack.resolve())
     except OSError as error:
         raise RunFolderError(f"{folder}: links to the stacks cannot be made there ({error.strerror}).") from error

@@ -337,7 +337,8 @@ def write_star_particles(path: Path, table: ParticleTable) -> None:
             yield from (f"data_{name}", "")
             for item in block:
                 if item.pair is not None:
-                    yield " ".join(cast("list[str]", item.pair))
+                    tag, value = cast("list[str]", item.pair)
+                    yield f"{tag}\n{value}" if value.startswith(";") else f"{tag} {value}"
                 elif item.loop is not None:
                     tag = item.loop.tags[0]
                     ours = index == star.particles_block and f"_{IMAGE_NAME}" in item.loop.tags
