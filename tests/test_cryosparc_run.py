@@ -9,10 +9,11 @@ import numpy as np
 import numpy.lib.recfunctions
 import pytest
 
-from cryorbit import conventions, read_particles, rerun, run
+from cryorbit import conventions, read_particles, rerun, run, write_particles
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.inspection import inspect_particles
-from cryorbit.selection import export
+from cryorbit.rows import Rows
+from cryorbit.selection import Choice, export
 
 from .pipeline_sets import tiny_config, tiny_set
 
@@ -172,6 +173,14 @@ def test_stacks_that_do_not_end_in_mrcs_are_linked_for_relion(both, tmp_path):
     export(tmp_path / "run", tmp_path / "good.star")
     table = read_particles(tmp_path / "good.star")
     (link,) = table.locations.stacks
+    # Of a run elsewhere, written in its place: the former file, moved aside, still has its own images.
+    shutil.copytree(tmp_path / "job", tmp_path / "other")
+    run(tmp_path / "other" / records.name, tmp_path / "run2", tiny_config(), until="estimate", latent=False)
+    export(tmp_path / "run2", tmp_path / "good.star", overwrite=True)
+    (then,) = read_particles(tmp_path / "good.star").locations.stacks
+    assert then.resolve() == (tmp_path / "other" / "particles.mrc").resolve()
+    (aside,) = tmp_path.glob("good.star.old-*")
+    assert str(link) in aside.read_text()
     assert link.suffix == ".mrcs"
     assert link.resolve() == (tmp_path / "job" / "particles.mrc").resolve()
     if shutil.which("relion_stack_create") is not None:
@@ -186,3 +195,59 @@ def test_the_input_of_a_run_is_never_replaced(both):
     with pytest.raises(RunFolderError, match="was read from"):
         export(of_records.folder, records, overwrite=True)
     assert records.read_bytes() == before
+
+
+def test_a_file_of_the_user_is_no_link(both, tmp_path):
+    records, _, _ = both
+    shutil.copytree(records.parent, tmp_path / "job")
+    shutil.move(tmp_path / "job" / "particles.mrcs", tmp_path / "job" / "particles.mrc")
+    made = np.load(tmp_path / "job" / records.name)
+    made["blob/path"] = b">particles.mrc"
+    with (tmp_path / "job" / records.name).open("wb") as handle:
+        np.save(handle, made)
+    run(tmp_path / "job" / records.name, tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    export(tmp_path / "run", tmp_path / "good.star")
+    (link,) = (tmp_path / "good_stacks").iterdir()
+    link.unlink()
+    link.write_text("mine")
+    with pytest.raises(RunFolderError, match="choose another place"):
+        export(tmp_path / "run", tmp_path / "good.star", overwrite=True)
+    assert link.read_text() == "mine"
+
+
+def test_a_selection_made_of_an_exported_star_file_comes_back_by_uid(both, tmp_path):
+    """RELION chose among the particles of a .cs run; cryoSPARC goes on with them."""
+    _, _, of_records = both
+    export(of_records.folder, tmp_path / "all.star", Choice("all"))
+    table = read_particles(tmp_path / "all.star", check_images=False)
+    chosen = table.take([40, 3, 17]).with_columns(
+        {"rlnImageName": [f"{i}@Extract/job007/again.mrcs" for i in (1, 2, 3)]}
+    )
+    write_particles(tmp_path / "chosen.star", chosen)
+    export(of_records.folder, tmp_path / "chosen.cs", Choice(selection=tmp_path / "chosen.star"))
+    assert sorted(map(str, np.load(tmp_path / "chosen.cs")["uid"])) == sorted(chosen.frame["cryosparcUid"])
+    export(of_records.folder, tmp_path / "rest.cs", Choice(selection=tmp_path / "chosen.cs", complement=True))
+    assert len(np.load(tmp_path / "rest.cs")) == 57
+
+
+def test_conditions_may_name_cryosparcs_fields(both, tmp_path):
+    """Classes count from 0 there, and from 1 in the column that RELION has for them."""
+    records, _, _ = both
+    whole = np.load(records)
+    whole = np.lib.recfunctions.append_fields(
+        whole, "alignments2D/class", np.arange(60, dtype="<u4") % 4, usemask=False
+    )
+    with (tmp_path / "J4.cs").open("wb") as handle:
+        np.save(handle, whole)
+    shutil.copy(records.with_name("particles.mrcs"), tmp_path)
+    for text in ("alignments2D/class=0,2", "rlnClassNumber=1,3"):
+        np.testing.assert_array_equal(
+            Rows((text,)).read(tmp_path / "J4.cs").ids, np.flatnonzero(np.arange(60) % 2 == 0)
+        )
+    assert len(Rows(("blob/path!=other.mrcs", "uid>0")).read(tmp_path / "J4.cs")) == 60
+    whole["ctf/df1_A"][7] = -1.0
+    with (tmp_path / "J4.cs").open("wb") as handle:
+        np.save(handle, whole)
+    with pytest.raises(ParticleDataError, match="particle 8: ctf/df1_A is -1 A"):
+        Rows(("alignments2D/class=3,2",)).read(tmp_path / "J4.cs")
+    assert len(Rows(("alignments2D/class=1",)).read(tmp_path / "J4.cs")) == 15

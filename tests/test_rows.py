@@ -59,7 +59,22 @@ def test_conditions(table, text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=3", "rlnX>", "rlnX>a", "rlnX>1,2", "|rlnX>2", "rlnX|>2", "rlnX=1,,2", "|rlnX|=a", "rln X=1"]
+    "text",
+    [
+        "",
+        "=3",
+        "rlnX>",
+        "rlnX>a",
+        "rlnX>1,2",
+        "|rlnX>2",
+        "rlnX|>2",
+        "rlnX=1,,2",
+        "|rlnX|=a",
+        "rln X=1",
+        "rlnX==1",
+        "rlnX=>1",
+        "rlnX!==1",
+    ],
 )
 def test_what_is_no_condition_is_refused(text):
     with pytest.raises(ConfigurationError, match="expected a condition"):
@@ -208,3 +223,38 @@ def test_a_rule_without_a_truth_is_refused(tmp_path):
     code, _, err = call("run", star, "--out", tmp_path / "run", "--outlier-column", "rlnX")
     assert code == 2
     assert "Give --truth" in err
+
+
+def test_what_is_wrong_with_other_rows_does_not_matter(tmp_path):
+    star = tiny_set(tmp_path / "set", images=30)
+    defocus = np.where(np.arange(30) < 5, -200.0, 15000.0)
+    write_particles(star, read_particles(star).with_columns({"rlnDefocusU": defocus, "rlnClassNumber": defocus // 1e4}))
+    with pytest.raises(ParticleDataError, match="underfocus is a positive number"):
+        read_particles(star)
+    sound = Rows(("rlnDefocusU>0",))
+    assert len(sound.read(star)) == 25
+    # What is wrong with the rows that were chosen is said, by their number in the file.
+    text = star.read_text().splitlines()
+    row = next(i for i, line in enumerate(text) if line.startswith("000012@"))
+    text[row] = text[row].replace(" 15000.000000 ", " 15000.0000e9 ", 1)
+    star.write_text("\n".join(text) + "\n")
+    with pytest.raises(ParticleDataError, match=r"particle 12: _rlnDefocusU is 1\.5e"):
+        sound.read(star)
+    assert len(Rows(("rlnDefocusU>0", "rlnDefocusU<1e6")).read(star)) == 24
+    result = run(
+        star, tmp_path / "run", tiny_config(), rows=Rows(("rlnClassNumber=1", "rlnDefocusU<1e6")), latent=False
+    )
+    assert len(rerun(result.folder, "estimate").particles) == 24
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"), [("rlnDefocusU>1", "every one of the 30"), ("rlnDefocusU<1", "none of the 30")]
+)
+def test_a_rule_that_tells_no_outliers_apart_is_named(tmp_path, rule, says):
+    star = tiny_set(tmp_path / "set", images=30)
+    write_particles(
+        star.with_name("result.star"), read_particles(star).with_columns({"cryorbitOutlierScore": np.arange(30.0)})
+    )
+    code, _, err = call("evaluate", star.with_name("result.star"), star, "--outlier-column", rule)
+    assert code == 0
+    assert says in err

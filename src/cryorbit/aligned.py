@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 AGREEING, SHARP_DEG = 0.8, 1.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
+# A defocus that is given and differs by less is the same, as text has it.
+SAME_DEFOCUS_um = 1e-5
 # Pixel sizes that differ by less are the same: an average of 100 A would change by a tenth of one.
 SAME_PIXEL_SIZE = 1e-3
 
@@ -72,15 +74,25 @@ class AverageTaken:
     ----------
     state
         Of :meth:`cryorbit.alignment.memory.AverageMemory.as_plain`.
-    pixel_size_A
-        Of its images.
+    facts
+        Of that run's alignment: see :attr:`AlignmentOutcome.facts`.
     known
         Those of the present particles that are in it.
     """
 
     state: dict[str, Any]
-    pixel_size_A: float
+    facts: dict[str, Any]
     known: Known
+
+    def known_under(self, prior: str, searched_um: tuple[float, float], particles: ParticleTable) -> Known:
+        """The known particles; those whose defocus was found, or given, otherwise than now are to be found again."""
+        known = self.known
+        if prior != self.facts["prior"] or list(searched_um) != self.facts["searched_um"]:
+            return replace(known, outdated=np.ones(len(known.rows), dtype=bool))
+        if prior == "given" and len(known.rows):
+            now_um = particles.defocus_A[known.rows] / ANGSTROM_PER_UM
+            return replace(known, outdated=np.abs(now_um - known.poses.defocus_um) > SAME_DEFOCUS_um)
+        return known
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,8 @@ def align_table(
     snr = signal_to_noise(images, config.seed)
     hint = latent or LatentHint(None, None)
     if taken is not None:
-        found = _extended(reader, taken, hint.particle_probability, progress)
+        known = taken.known_under(prior, searched, particles)
+        found = _extended(reader, replace(taken, known=known), hint.particle_probability, progress)
     else:
         settings = settings_for(snr, config.seed, config.alignment.starts)
         found = align(
@@ -184,17 +197,17 @@ def _extended(
     progress: Callable[[int, int, str], None],
 ) -> Alignment:
     """Align with an average that was learnt before."""
-    own = reader.images.info.pixel_size_A
+    own, before_A = reader.images.info.pixel_size_A, float(taken.facts["pixel_size_A"])
     try:
         memory = from_plain(taken.state, geometry_of(reader))
-        same = abs(own / taken.pixel_size_A - 1) < SAME_PIXEL_SIZE
+        same = abs(own / before_A - 1) < SAME_PIXEL_SIZE
     except ValueError:
         same = False
     if not same:
         size, before = reader.images.info.box_size, taken.state["box_size"]
         raise ParticleDataError(
             f"{reader.particles.name}: its images ({size} px of {own:g} A when they are aligned) are not like those of "
-            f"the earlier run ({before} px of {taken.pixel_size_A:g} A): start a run of their own."
+            f"the earlier run ({before} px of {before_A:g} A): start a run of their own."
         )
     return extend(reader, memory.for_groups(reader.groups), taken.known, particle_probability, progress)
 
@@ -294,9 +307,19 @@ def unknown_poses(particles: ParticleTable, prior: str, searched_um: tuple[float
     )  # fmt: skip
 
 
-def save_outcome(folder: Path, outcome: AlignmentOutcome) -> None:
-    """Write ``alignment.parquet``, ``average.mrc``, ``average_frc.csv`` and ``limits.csv`` into a run folder."""
-    write_table(folder / POSES, _table(outcome.poses))
+def save_outcome(folder: Path, outcome: AlignmentOutcome, images: pd.DataFrame) -> None:
+    """Write ``alignment.parquet``, ``average.mrc``, ``average_frc.csv`` and ``limits.csv`` into a run folder.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    outcome
+        Of its alignment.
+    images
+        Which image each particle is, as :func:`cryorbit.io.fingerprints.image_marks` says.
+    """
+    write_table(folder / POSES, pd.concat([_table(outcome.poses), images], axis=1))
     if outcome.average is not None:
         average = outcome.average
         write_image(folder / AVERAGE, average.image, average.pixel_size_A)

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ConfigurationError, ParticleDataError
-from cryorbit.io.star import unquoted
+from cryorbit.io import with_field
+from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import ParticleTable
 
-_WRITTEN = re.compile(r"\s*(?P<bar>\|?)_?(?P<column>\w+)(?P=bar)\s*(?:(?P<sign>!=|<=|>=|=|<|>)\s*(?P<values>.*?)\s*)?")
+_WRITTEN = re.compile(
+    r"\s*(?P<bar>\|?)_?(?P<column>\w[\w/]*)(?P=bar)\s*(?:(?P<sign>!=|<=|>=|=|<|>)\s*(?P<values>.*?)\s*)?"
+)
 _COMPARED: Mapping[str, Callable[[FloatArray, float], NDArray[np.bool_]]] = {
     "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
 }  # fmt: skip
@@ -30,7 +33,7 @@ class Condition:
     text
         As it was written.
     column
-        Without the leading underscore.
+        Without the leading underscore; or the field of a .cs file.
     absolute
         Whether the sign of the numbers is left out.
     sign
@@ -79,6 +82,7 @@ class Condition:
         ParticleDataError
             If there is no such column, or it does not hold the numbers that are compared with.
         """
+        table = with_field(table, self.column)
         if self.column not in table:
             names = ", ".join(map(str, table.frame.columns))
             raise ParticleDataError(f"{table.name}: has no column _{self.column} for '{self.text}'; it has {names}.")

@@ -15,9 +15,10 @@ import pandas as pd
 from cryorbit.config import RunConfig, make_config, to_toml
 from cryorbit.errors import ConfigurationError, CryorbitError
 from cryorbit.io import ImageStack, read_particles
-from cryorbit.io.runs import SEARCH, RunFolder, identity, write_text
+from cryorbit.io.fingerprints import identity
+from cryorbit.io.runs import SEARCH, RunFolder, write_text
+from cryorbit.manifest import new_manifest
 from cryorbit.particles import ParticleTable
-from cryorbit.pipeline import new_manifest
 from cryorbit.progress import Observer, Silent
 from cryorbit.stages import Job, is_guided
 from cryorbit.training.objective import fixed_weights

@@ -146,7 +146,7 @@ class ParticleTable:
             if default is None:
                 raise ParticleDataError(f"{self.name} has no column {column}.")
             return np.full(len(self), default, dtype=np.float64)
-        values = pd.to_numeric(self.frame[column], errors="coerce").to_numpy(dtype=np.float64)
+        values = as_numbers(self.frame[column])
         wrong = np.flatnonzero(np.isnan(values))
         for row in wrong:
             text = str(self.frame[column].iloc[row])
@@ -222,6 +222,16 @@ class ParticleTable:
             frame[name] = pd.Series(as_text(array), dtype=TEXT_DTYPE, index=frame.index)
         new = tuple(name for name in columns if name not in self.changed)
         return replace(self, frame=frame, changed=self.changed + new)
+
+
+def as_numbers(values: pd.Series) -> FloatArray:
+    """Text as float64, shape (n,); NaN for what is no number, but a number may stand in quotation marks, as in STAR."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    failed = numbers.isna()
+    if failed.any():
+        bare = values[failed].astype(str).str.replace(r"^(['\"])(.*)\1$", r"\2", regex=True)
+        numbers = numbers.mask(failed, pd.to_numeric(bare, errors="coerce"))
+    return numbers.to_numpy(dtype=np.float64)
 
 
 def input_column(column: str) -> str:

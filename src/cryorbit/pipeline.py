@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import cryorbit
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError, RunFolderError
-from cryorbit.estimation.truth import read_truth
-from cryorbit.io import read_particles, read_written, written_particles
-from cryorbit.io.runs import RunFolder, file_sha256, identity, read_table, stacks_fingerprint
+from cryorbit.estimation.truth import outlier_remark, read_truth
+from cryorbit.io import read_written, written_particles
+from cryorbit.io.runs import RunFolder, read_table
+from cryorbit.manifest import input_hash, new_manifest, run_identity_of
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
@@ -60,56 +60,6 @@ class RunResult:
         if self.particles is None or self.estimates is None:
             raise RunFolderError(f"{self.folder}: the run stopped before the outliers were found.")
         return self.particles.where(self.estimates["kept"].to_numpy())
-
-
-def _identity(config: RunConfig, described: Mapping[str, Any], latent: bool) -> str:
-    return identity({"configuration": config.model_dump(mode="json"), "input": described, "latent": latent})
-
-
-def _hash(files: tuple[Path, ...]) -> str:
-    """Of one file its own hash, of several one of all."""
-    hashes = [file_sha256(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else identity({"files": hashes})
-
-
-def new_manifest(
-    particles: ParticleTable,
-    config: RunConfig,
-    latent: bool,
-    rows: Rows | None = None,
-    model: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What ``run.json`` says at the start of a run."""
-    path = particles.source.path
-    described: dict[str, Any] = {
-        "path": str(path.resolve()) if path is not None else None,
-        "sha256": _hash(particles.source.all_files) if path is not None else None,
-        "files": [str(file.resolve()) for file in particles.source.all_files],
-        "particles": len(particles),
-        "ids": identity({"ids": particles.ids.tolist()}) if len(particles) else None,
-        "stacks": len(particles.locations.used),
-        "stacks_fingerprint": stacks_fingerprint(particles.locations.used),
-        "stack_root": particles.source.stack_root,
-    }
-    if rows:
-        described["rows"] = rows.described()
-    if model:
-        described["model"] = dict(model)
-    return {
-        "program": "cryorbit",
-        "version": cryorbit.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "identity": _identity(config, described, latent),
-        "latent": latent,
-        "input": described,
-        "configuration": config.model_dump(mode="json"),
-        "seeds": {"all": config.seed},
-        "isotropy_order": None,
-        "finished": False,
-        "stages": {},
-        "warnings": [],
-        "warnings_by_stage": {},
-    }
 
 
 def run(
@@ -178,6 +128,8 @@ def apply(
     out: str | Path,
     particles: ParticleTable | str | Path | None = None,
     *,
+    rows: Rows | None = None,
+    stack_root: str | Path | None = None,
     until: str = "report",
     overwrite: bool = False,
     truth: str | Path | None = None,
@@ -192,7 +144,11 @@ def apply(
         Folder of the earlier run, such as a preview.
     particles
         Of the same view and boxes. If left out, those of the earlier run's file of which its conditions hold, not the
-        random part alone; those that it was of keep what it found for them.
+        random part alone. Those that the run was of, by their images, keep what it found for them.
+    rows
+        Which of these particles; all if left out.
+    stack_root
+        Folder that the file's image paths start from; where the earlier run found them, if left out.
     out, until, overwrite, truth, outlier_column, observer
         As for :func:`run`.
 
@@ -206,20 +162,15 @@ def apply(
     try:
         before = opened.manifest
         check_model(model, before)
-        recorded = before["input"]
-        rows, root = Rows(), None
-        same = particles is None
-        if particles is None:
-            # A preview of some classes serves those classes.
-            rows = Rows(rows_from(recorded.get("rows")).select)
-            particles, root = recorded["path"], recorded.get("stack_root")
-        table = particles if isinstance(particles, ParticleTable) else rows.read(Path(particles), root)
+        rows = rows or Rows()
+        if isinstance(particles, ParticleTable):
+            table = rows.of(particles)
+        elif particles is not None:
+            table = rows.read(Path(particles), stack_root)
+        else:
+            rows, table = _rest_of(model, before["input"], rows, stack_root)
         saved = merge(before["configuration"], {"preprocessing": {"invert": before["images"]["inverted"]}})
         config, latent = make_config(saved["preset"], saved), bool(before.get("latent", True))
-        if same and _hash(table.source.all_files) != recorded["sha256"]:
-            raise ParticleDataError(
-                f"{recorded['path']}: has changed since the run in {model}; name the file if that is meant."
-            )
         described = {"folder": str(model.resolve()), "identity": before["identity"]}
         needed = [*table.source.all_files, *table.locations.used, model]
         manifest = new_manifest(table, config, latent, rows, described)
@@ -232,6 +183,21 @@ def apply(
             folder.close()
     finally:
         opened.close()
+
+
+def _rest_of(
+    model: Path, recorded: Mapping[str, Any], rows: Rows, stack_root: str | Path | None
+) -> tuple[Rows, ParticleTable]:
+    """All particles of the file of an earlier run, which may have been on a random part of them."""
+    path, again = Path(recorded["path"]), f"name the file: cryorbit apply {model} PARTICLES"
+    if not path.exists():
+        raise ParticleDataError(f"{path}: the file of the run in {model} is not there any more; {again}.")
+    # A preview of some classes serves those classes.
+    rows = replace(rows, select=(*rows_from(recorded.get("rows")).select, *rows.select))
+    table = rows.read(path, stack_root or recorded.get("stack_root"))
+    if input_hash(table.source.all_files) != recorded["sha256"]:
+        raise ParticleDataError(f"{path}: has changed since the run in {model}; if that is meant, {again}.")
+    return rows, table
 
 
 def rerun(
@@ -264,38 +230,52 @@ def rerun(
         If its particles are gone or changed.
     """
     opened = RunFolder.reopen(Path(folder))
+    unchanged, left = deepcopy(opened.manifest), None
     try:
-        manifest, asked = opened.manifest, stage
-        changed = {name: value for name, value in (estimation or {}).items() if value is not None}
-        saved = manifest["configuration"]
-        config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
-        table = _table_of(opened, stage)
-        resolve_prior(table, config.estimation)
-        if stage in LATENT_STAGES:
-            manifest["latent"] = True  # asked for now, if it was not before
-        has_network = bool(manifest.get("latent", True)) or opened.stage_done("embed")
-        if config.estimation.method == "latent" and not has_network:
-            raise ConfigurationError(
-                f"{opened.path}: has no network, which the latent method needs; use cryorbit run with the particle "
-                "file and another --out."
-            )
-        check_outlier_method(config.estimation, has_network)
-        order = stages_of(config)
-        manifest["configuration"] = config.model_dump(mode="json")
-        manifest["identity"] = _identity(config, manifest["input"], bool(manifest.get("latent", True)))
-        if stage != "report" and config.estimation.method == "orbit" and SEARCHED & changed.keys():
-            stage = min(stage, "align", key=order.index)
-        done = [name for name in order if opened.stage_done(name)]
-        last = max([asked, *done], key=order.index)
-        for later in order[order.index(stage) :]:
-            # A network stays as good as it was when the alignment is done again with another prior.
-            if not (stage == "align" and later in LATENT_STAGES):
-                manifest["stages"].pop(later, None)
-        manifest["finished"] = False
+        config, table, last = _told_anew(opened, stage, estimation or {})
+        left = set(opened.manifest["stages"])
         opened.save()
         return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer)
+    except (ParticleDataError, ConfigurationError):
+        # What was refused before it began leaves the run as it was, finished and with its settings.
+        if left is not None and set(opened.manifest["stages"]) == left:
+            opened.manifest.clear()
+            opened.manifest.update(unchanged)
+            opened.save()
+        raise
     finally:
         opened.close()
+
+
+def _told_anew(opened: RunFolder, asked: str, estimation: Mapping[str, Any]) -> tuple[RunConfig, ParticleTable, str]:
+    """Configuration, particles and last stage of a run of which a stage is to be done again, noted in its manifest."""
+    manifest, stage = opened.manifest, asked
+    changed = {name: value for name, value in estimation.items() if value is not None}
+    saved = manifest["configuration"]
+    config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
+    table = _table_of(opened, stage)
+    resolve_prior(table, config.estimation)
+    if stage in LATENT_STAGES:
+        manifest["latent"] = True  # asked for now, if it was not before
+    has_network = bool(manifest.get("latent", True)) or opened.stage_done("embed")
+    if config.estimation.method == "latent" and not has_network:
+        raise ConfigurationError(
+            f"{opened.path}: has no network, which the latent method needs; use cryorbit run with the particle "
+            "file and another --out."
+        )
+    check_outlier_method(config.estimation, has_network)
+    order = stages_of(config)
+    manifest["configuration"] = config.model_dump(mode="json")
+    manifest["identity"] = run_identity_of(config, manifest["input"], bool(manifest.get("latent", True)))
+    if stage != "report" and config.estimation.method == "orbit" and SEARCHED & changed.keys():
+        stage = min(stage, "align", key=order.index)
+    done = [name for name in order if opened.stage_done(name)]
+    for later in order[order.index(stage) :]:
+        # A network stays as good as it was when the alignment is done again with another prior.
+        if not (stage == "align" and later in LATENT_STAGES):
+            manifest["stages"].pop(later, None)
+    manifest["finished"] = False
+    return config, table, max([asked, *done], key=order.index)
 
 
 def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
@@ -305,10 +285,9 @@ def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
     recorded = folder.manifest["input"]
     path = Path(recorded["path"])
     root = recorded.get("stack_root")
-    table = read_particles(path, root, check_images=False)
-    if _hash(table.source.all_files) != recorded["sha256"]:
+    table = rows_from(recorded.get("rows")).read(path, root, check_images=False)
+    if input_hash(table.source.all_files) != recorded["sha256"]:
         raise ParticleDataError(f"{path}: has changed since the run in {folder.path}; start a new run with it.")
-    table = rows_from(recorded.get("rows")).of(table)
     if len(table) != recorded["particles"]:
         raise ParticleDataError(
             f"{folder.path}: ran on {recorded['particles']} of the {len(table)} particles of {path}; its stages can be "
@@ -350,6 +329,8 @@ def _run_job(
         known = _Known(Path(before), folder.manifest.get("outlier_column"))
     if known is not None:
         job.truth = read_truth(known.path, table, known.outlier_column)
+        if remark := outlier_remark(job.truth, known.outlier_column):
+            job.observer.say(f"Warning: {remark}")
         folder.manifest |= {"truth": str(known.path.resolve()), "outlier_column": known.outlier_column}
     job.run(until)
     return _result(folder.path)

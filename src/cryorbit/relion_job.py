@@ -19,9 +19,11 @@ from cryorbit.errors import RunFolderError
 from cryorbit.io import particles_suffix, read_particles, written_particles
 from cryorbit.io.runs import is_finished, run_identity, write_text
 from cryorbit.io.star import write_star
-from cryorbit.pipeline import new_manifest, run
+from cryorbit.manifest import new_manifest
+from cryorbit.pipeline import run
 from cryorbit.progress import Lines
 from cryorbit.relion_markers import ABORT_NOW, ABORTED, ENDS, FAILURE, NODES, SUCCESS
+from cryorbit.rows import Rows
 
 # Folder of the run within that of the job, which RELION fills with files of its own.
 RUN_FOLDER = "cryorbit"
@@ -57,7 +59,14 @@ class JobLines(Lines):
             raise KeyboardInterrupt
 
 
-def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 1, latent: bool = True) -> Path:
+def run_as_job(
+    particles: Path,
+    folder: Path,
+    config: RunConfig,
+    threads: int = 1,
+    latent: bool = True,
+    rows: Rows | None = None,
+) -> Path:
     """Run on a project's particles as RELION's External job.
 
     Parameters
@@ -72,6 +81,8 @@ def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 
         Most threads.
     latent
         Whether to train a network too.
+    rows
+        Which of the particles; all if left out.
 
     Returns
     -------
@@ -95,7 +106,7 @@ def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 
     try:
         if aborted:
             raise KeyboardInterrupt
-        out = _run_or_keep(particles, folder, config, latent)
+        out = _run_or_keep(particles, folder, config, latent, rows or Rows())
         kept = _write_nodes(folder, out)
     except KeyboardInterrupt:
         (folder / ABORT_NOW).unlink(missing_ok=True)
@@ -108,14 +119,15 @@ def run_as_job(particles: Path, folder: Path, config: RunConfig, threads: int = 
     return kept
 
 
-def _run_or_keep(particles: Path, folder: Path, config: RunConfig, latent: bool) -> Path:
+def _run_or_keep(particles: Path, folder: Path, config: RunConfig, latent: bool, rows: Rows) -> Path:
     """The folder of the run: one that was interrupted goes on, one of other particles or settings makes place."""
     out = folder / RUN_FOLDER
-    table = read_particles(particles)
+    table = rows.read(particles)
     old = run_identity(out)
-    same = old == new_manifest(table, config, latent)["identity"]
+    same = old == new_manifest(table, config, latent, rows)["identity"]
     if not (same and is_finished(out)):
-        run(table, out, config, latent=latent, overwrite=old is not None and not same, observer=JobLines(folder))
+        overwrite = old is not None and not same
+        run(table, out, config, rows=rows, latent=latent, overwrite=overwrite, observer=JobLines(folder))
     return out
 
 

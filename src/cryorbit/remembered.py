@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cryorbit.aligned import POSES, AverageTaken, load_poses
 from cryorbit.alignment.orbit import Known
 from cryorbit.errors import RunFolderError
-from cryorbit.io import read_written
+from cryorbit.io.fingerprints import image_marks
 from cryorbit.io.runs import MANIFEST, RunFolder, read_table, write_bytes, write_table
 from cryorbit.particles import ParticleTable
 from cryorbit.training.checkpoint import BEST, load_checkpoint
@@ -25,7 +25,8 @@ CHECKPOINT = "checkpoint"
 AVERAGE_STATE = "average.pt"
 METRICS = "metrics.jsonl"
 ESTIMATES = "estimates.parquet"
-IMAGES = "images.parquet"
+# Columns of the poses that say which image each is of.
+IMAGE = ["image_mark", "image_slice"]
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,40 @@ class Remembered:
         Where the copies lie.
     manifest
         The earlier run's.
-    images
-        Where the images of its particles lie: ``stack`` and ``slice`` of each.
     """
 
     folder: Path
     manifest: dict[str, Any]
-    images: pd.DataFrame
 
     @classmethod
     def of(cls, run: RunFolder) -> Remembered | None:
-        """What a run took from an earlier one; None where it began by itself."""
+        """What a run took from an earlier one; None where it began by itself.
+
+        Raises
+        ------
+        RunFolderError
+            If it is not there any more.
+        """
         if not run.manifest["input"].get("model"):
             return None
         folder = run.path / MODEL
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return cls(folder, manifest, read_table(folder / IMAGES))
+        try:
+            return cls(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{folder}: has lost what was taken from {run.manifest['input']['model']['folder']} ({error}); "
+                "do cryorbit apply again with another --out."
+            ) from error
 
     def rows_of(self, particles: ParticleTable) -> NDArray[np.int64]:
-        """Which of its particles each of others is, by the image, shape (n,); -1 for new ones."""
-        own = pd.MultiIndex.from_frame(self.images)
-        first = np.flatnonzero(~own.duplicated())
-        found = own[first].get_indexer(pd.MultiIndex.from_frame(_images_of(particles)))
-        return np.where(found >= 0, first[found], -1).astype(np.int64)
+        """Which of its particles each of others is, by the image, shape (n,); -1 for new ones.
+
+        Stacks are known by their content: a project that was moved is the same, and a stack that was replaced is not.
+        """
+        path = self.folder / POSES
+        if not path.is_file():
+            return np.full(len(particles), -1, dtype=np.int64)
+        return _places(read_table(path)[IMAGE], image_marks(particles))
 
     def average(self, particles: ParticleTable) -> AverageTaken | None:
         """Its average, and its poses for those of the particles that are in it; None where it had none."""
@@ -70,14 +82,15 @@ class Remembered:
         rows = self.rows_of(particles)
         seen = np.flatnonzero(rows >= 0)
         known = Known(seen, load_poses(self.folder).of_rows(rows[seen]))
-        return AverageTaken(load_checkpoint(path), float(self.manifest["alignment"]["pixel_size_A"]), known)
+        return AverageTaken(load_checkpoint(path), self.manifest["alignment"], known)
 
 
-def _images_of(particles: ParticleTable) -> pd.DataFrame:
-    """Stack and slice of each particle: the same image, whatever file names it."""
-    locations = particles.locations
-    stacks = np.array([str(stack.resolve()) for stack in locations.stacks], dtype=object)
-    return pd.DataFrame({"stack": stacks[locations.stack], "slice": locations.slice_index})
+def _places(images: pd.DataFrame, others: pd.DataFrame) -> NDArray[np.int64]:
+    """Row of each of other images among the first ones; -1 where it is not there."""
+    own = pd.MultiIndex.from_frame(images)
+    first = np.flatnonzero(~own.duplicated())
+    found = own[first].get_indexer(pd.MultiIndex.from_frame(others))
+    return np.where(found >= 0, first[found], -1).astype(np.int64)
 
 
 def copy_model(source: Path, run: RunFolder) -> None:
@@ -85,12 +98,21 @@ def copy_model(source: Path, run: RunFolder) -> None:
     into = run.path / MODEL
     if (into / MANIFEST).is_file():
         return
-    names = (f"{CHECKPOINT}/{BEST}", f"{CHECKPOINT}/{AVERAGE_STATE}", POSES, METRICS, MANIFEST)
+    if (source / POSES).is_file():
+        write_table(run.file(MODEL, POSES), _all_poses(source))
     # The manifest last: it says that the rest is whole.
-    write_table(run.file(MODEL, IMAGES), _images_of(read_written(source)))
-    for name in names:
+    for name in (f"{CHECKPOINT}/{BEST}", f"{CHECKPOINT}/{AVERAGE_STATE}", METRICS, MANIFEST):
         if (source / name).is_file():
             write_bytes(run.file(MODEL, Path(name).name), (source / name).read_bytes())
+
+
+def _all_poses(source: Path) -> pd.DataFrame:
+    """Poses of all particles in a run's average: its own, and those that were in it when the run took it."""
+    own, taken = read_table(source / POSES), source / MODEL / POSES
+    if not taken.is_file():
+        return own
+    before = read_table(taken)
+    return pd.concat([own, before[_places(own[IMAGE], before[IMAGE]) < 0]], ignore_index=True)
 
 
 def check_model(folder: Path, manifest: dict[str, Any]) -> None:
@@ -104,5 +126,7 @@ def check_model(folder: Path, manifest: dict[str, Any]) -> None:
     if not (folder / ESTIMATES).is_file() or not manifest["stages"].get("estimate", {}).get("finished"):
         raise RunFolderError(f"{folder}: has no estimates yet; let the run end first, with the command it began with.")
     learnt = manifest.get("alignment", {}).get("learnt_from")
-    if learnt and not (folder / CHECKPOINT / AVERAGE_STATE).is_file():
+    if learnt and not (
+        (folder / CHECKPOINT / AVERAGE_STATE).is_file() and set(IMAGE) <= set(read_table(folder / POSES).columns)
+    ):
         raise RunFolderError(f"{folder}: was made by a version that kept no average; run it again in another --out.")

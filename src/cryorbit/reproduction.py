@@ -18,7 +18,8 @@ from cryorbit.errors import ConfigurationError
 from cryorbit.estimation.truth import read_truth
 from cryorbit.io import read_particles
 from cryorbit.io.defocus_table import read_defocus_um
-from cryorbit.io.runs import INPUT, REPRODUCTION, RunFolder, file_sha256, identity, is_finished
+from cryorbit.io.fingerprints import file_sha256, identity
+from cryorbit.io.runs import INPUT, REPRODUCTION, RunFolder, is_finished
 from cryorbit.pipeline import run
 from cryorbit.progress import Observer, Silent
 from cryorbit.report.record import read_run

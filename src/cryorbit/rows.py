@@ -10,7 +10,7 @@ import numpy as np
 
 from cryorbit.conditions import Condition
 from cryorbit.errors import ConfigurationError, ParticleDataError
-from cryorbit.io import image_problems, read_particles
+from cryorbit.io import read_particles, read_some
 from cryorbit.particles import ParticleTable
 
 
@@ -62,8 +62,8 @@ class Rows:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, self.subset, replace=False))
         return table if len(rows) == len(table) else table.take(rows)
 
-    def read(self, path: Path, stack_root: str | Path | None = None) -> ParticleTable:
-        """These rows of a file; only their images are looked at.
+    def read(self, path: Path, stack_root: str | Path | None = None, check_images: bool = True) -> ParticleTable:
+        """These rows of a file; what is wrong with others does not matter.
 
         Raises
         ------
@@ -71,12 +71,8 @@ class Rows:
             With every problem found, one sentence each.
         """
         if not self:
-            return read_particles(path, stack_root)
-        table = self.of(read_particles(path, stack_root, check_images=False))
-        problems = image_problems(table)
-        if problems:
-            raise ParticleDataError(problems)
-        return table
+            return read_particles(path, stack_root, check_images)
+        return read_some(path, stack_root, self.of, check_images)
 
     def described(self) -> dict[str, Any]:
         """As plain values, for ``run.json``; :func:`rows_from` reads them."""

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
-from cryorbit.io import particles_suffix, read_particles, read_written, write_particles, written_particles
+from cryorbit.io import (
+    PARTICLE_SUFFIXES,
+    particles_suffix,
+    read_particles,
+    read_written,
+    write_particles,
+    written_particles,
+)
 from cryorbit.io.cryosparc_star import write_as_star
+from cryorbit.io.matching import comparable_names
 from cryorbit.io.runs import MANIFEST, move_aside, read_table
-from cryorbit.io.star import IMAGE_NAME, unquoted
-from cryorbit.particles import ParticleTable
+from cryorbit.io.star import IMAGE_NAME
+from cryorbit.io.star_columns import unquoted
+from cryorbit.particles import TEXT_DTYPE, ParticleTable
 
 PARTS = ("kept", "dropped", "all")
 SUFFIXES = (".star", ".cs")
@@ -149,23 +159,26 @@ def chosen_rows(folder: Path, table: ParticleTable, choice: Choice) -> NDArray[n
 
 
 def _selected(path: Path, table: ParticleTable) -> NDArray[np.bool_]:
-    """Which particles a selection names, by image."""
-    own = unquoted(table.frame[IMAGE_NAME])
-    if path.suffix in (".star", ".cs", ".csg"):
-        names = set(unquoted(read_particles(path, check_images=False).frame[IMAGE_NAME]))
+    """Which particles a selection names."""
+    if path.suffix.lower() in PARTICLE_SUFFIXES:
+        names, own = comparable_names(read_particles(path, check_images=False), table)
     else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParticleDataError(
-                f"{path}: cannot be read ({error}); give a particle file, or a text file with an image name on each "
-                "line."
-            ) from error
-        names = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    strangers = names - set(own)
-    if strangers:
+        names, own = _listed(path), unquoted(table.frame[IMAGE_NAME])
+    strangers = names[~names.isin(own)]
+    if len(strangers):
         raise ParticleDataError(
-            f"{path}: names {len(strangers)} images that the run does not have, such as {min(strangers)}; give a "
+            f"{path}: names {len(strangers)} images that the run does not have, such as {strangers.min()}; give a "
             "selection of the same particles."
         )
     return own.isin(names).to_numpy(dtype=bool)
+
+
+def _listed(path: Path) -> pd.Series:
+    """Names of images, one on each line of a text file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParticleDataError(
+            f"{path}: cannot be read ({error}); give a particle file, or a text file with an image name on each line."
+        ) from error
+    return pd.Series([line.strip() for line in lines if line.strip() and not line.startswith("#")], dtype=TEXT_DTYPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,8 +22,9 @@ from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, ImageEvidence, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
+from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import RunFolder, read_table, stacks_fingerprint, write_bytes, write_table
+from cryorbit.io.runs import RunFolder, read_table, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
@@ -34,6 +36,7 @@ from cryorbit.preprocessing.dataset import (
     CacheInfo,
     ParticleCache,
     build_cache,
+    contrast_remarks,
     network_box_size,
     open_cache,
     prepare_images,
@@ -83,7 +86,11 @@ class Job:
         self._embedding: Embedding | None = None
         self._stage = STAGES[0]
         self.truth: Truth | None = None
-        self.remembered = Remembered.of(folder)
+
+    @cached_property
+    def remembered(self) -> Remembered | None:
+        """What the run took from an earlier one; None where it began by itself."""
+        return Remembered.of(self.folder)
 
     @property
     def cache(self) -> ParticleCache:
@@ -136,15 +143,15 @@ class Job:
         return {}
 
     def _say_contrast(self, info: CacheInfo) -> None:
-        asked = self.config.preprocessing.invert is not None
-        if info.inverted:
-            how = "as asked" if asked else "detected"
-            self.observer.say(f"Particles are darker than their background ({how}): the images were inverted.")
-        if info.contrast_doubtful and not asked:
-            self.warn(
-                f"Particles were taken to be {'dark' if info.inverted else 'bright'}, but the images are not clear "
-                "about it; look at the montage, and give --invert (dark) or --no-invert (bright)."
-            )
+        if self.config.preprocessing.invert is None:
+            asked = None
+        else:
+            asked = "as asked" if self.remembered is None else "as in the earlier run"
+        remark, warning = contrast_remarks(info, asked)
+        if remark:
+            self.observer.say(remark)
+        if warning:
+            self.warn(warning)
 
     def train(self) -> dict[str, Any]:
         """Train the VAE-GAN."""
@@ -241,7 +248,7 @@ class Job:
                 lambda done, n, note: self.observer.advance(done, n, note),
                 self.remembered.average(self.particles) if self.remembered is not None else None,
             )  # fmt: skip
-        save_outcome(self.folder.path, outcome)
+        save_outcome(self.folder.path, outcome, image_marks(self.particles))
         if outcome.memory is not None:
             save_checkpoint(self.folder.file("checkpoint", AVERAGE_STATE), outcome.memory.as_plain())
         self.folder.manifest["alignment"] = outcome.facts

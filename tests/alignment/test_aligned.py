@@ -24,6 +24,7 @@ from cryorbit.aligned import (
 from cryorbit.alignment.orbit import ParticlePoses
 from cryorbit.errors import RunFolderError
 from cryorbit.estimation.outliers import ImageEvidence
+from cryorbit.io.fingerprints import image_marks
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import PreparedImages, prepare_images
 
@@ -70,8 +71,8 @@ def test_facts_can_be_written_down(outcome):
     assert facts["finest_A"] > 16.0
 
 
-def test_what_is_saved_is_what_is_loaded(outcome, tmp_path):
-    save_outcome(tmp_path, outcome)
+def test_what_is_saved_is_what_is_loaded(outcome, table, tmp_path):
+    save_outcome(tmp_path, outcome, image_marks(table))
     same(load_poses(tmp_path), outcome.poses)
     assert (tmp_path / AVERAGE).is_file()
     assert len((tmp_path / AVERAGE_FRC).read_text().splitlines()) == 1 + len(outcome.average.frc)
@@ -88,7 +89,7 @@ def test_too_few_particles_give_nothing_and_say_so(table, tmp_path):
     assert not few.facts["identifiable"]
     assert "19 particles are too few" in few.warnings[0]
     assert (few.poses.psi_std_deg > 100).all()
-    save_outcome(tmp_path, few)
+    save_outcome(tmp_path, few, image_marks(table)[:19])
     same(load_poses(tmp_path), few.poses)
     assert not (tmp_path / AVERAGE).exists()
 

@@ -8,8 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from cryorbit import ImageStack, ParticleDataError, read_particles, run
+from cryorbit import ImageStack, ParticleDataError, read_particles, run, write_particles
+from cryorbit.estimation.truth import read_truth
 from cryorbit.io.mrc import stack_header
+from cryorbit.rows import Rows
+from cryorbit.selection import Choice, export
 
 from ..pipeline_sets import tiny_config, tiny_set
 
@@ -98,3 +101,33 @@ def test_what_was_never_written_takes_no_memory(tmp_path, chunks):
             images[0] = 1.0
     with pytest.raises(ParticleDataError, match="does not hold all"):
         read_particles(tmp_path / "a.h5")
+
+
+def test_the_names_that_images_had_lead_to_their_truth(tmp_path):
+    """A STAR file of the same particles is a truth, or a selection, of a run on an HDF5 file."""
+    star = tiny_set(tmp_path / "set", images=40)
+    as_hdf5(star, tmp_path / "a.h5")
+    order = np.random.default_rng(3).permutation(40)
+    names = read_particles(star).frame["rlnImageName"].to_list()
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["_rlnImageName"] = names
+    shuffled = read_particles(star.with_name("truth.star"), check_images=False).take(order)
+    write_particles(tmp_path / "truth.star", shuffled)
+    result = run(tmp_path / "a.h5", tmp_path / "run", tiny_config(), truth=tmp_path / "truth.star", latent=False)
+    assert list(result.particles.frame["cryorbitInputImageName"]) == names
+    truth = read_truth(tmp_path / "truth.star", result.particles)
+    np.testing.assert_array_equal(truth.psi_deg[order], shuffled.psi_deg)
+    chosen = export(result.folder, tmp_path / "out.star", Choice(selection=tmp_path / "truth.star"))
+    assert chosen.written == 40
+
+
+def test_yes_and_no_are_numbers(tmp_path):
+    star = tiny_set(tmp_path / "set", images=25)
+    as_hdf5(star, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["_rlnCtfDataArePhaseFlipped"] = np.ones(25, dtype=bool)
+    with pytest.raises(ParticleDataError, match="flipping phases"):
+        read_particles(tmp_path / "a.h5")
+    assert (
+        Rows(("rlnCtfDataArePhaseFlipped=1",)).of(read_particles(tmp_path / "a.h5", check_images=False)).ids.size == 25
+    )

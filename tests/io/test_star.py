@@ -211,3 +211,28 @@ def test_values_of_several_lines_survive(project, tmp_path):
     write_particles(tmp_path / "out.star", read_particles(star))
     written = read_particles(tmp_path / "out.star", check_images=False)
     assert written.frame["rlnMicrographName"].iloc[0] == read_particles(star).frame["rlnMicrographName"].iloc[0]
+
+
+def test_a_value_of_several_lines_outside_a_table_survives(project, tmp_path):
+    star, _ = project
+    star.write_text("data_job\n_rlnNote\n;a note\nof two lines\n;\n_rlnJob 3\n\n" + star.read_text())
+    write_particles(tmp_path / "out.star", read_particles(star))
+    write_particles(tmp_path / "again.star", read_particles(tmp_path / "out.star", check_images=False))
+    assert "_rlnNote\n;a note\nof two lines\n;\n_rlnJob 3\n" in (tmp_path / "out.star").read_text()
+    assert (tmp_path / "again.star").read_bytes() == (tmp_path / "out.star").read_bytes()
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_numbers_in_quotation_marks_are_numbers(project, tmp_path, quote):
+    star, _ = project
+    names = [f"1@Extract/stack{i}.mrcs" for i in range(2)]
+    quoted = star_text(names, group=f"{quote}1{quote}", defocus=f"{quote}15000.5{quote}")
+    star.write_text(quoted.replace(" 300.000000", f" {quote}300.0{quote}"))
+    table = read_particles(star)
+    np.testing.assert_array_equal(table.defocus_u_A, 15000.5)
+    np.testing.assert_array_equal(table.imaging.voltage_kV, 300)
+    write_particles(tmp_path / "out.star", table)
+    assert values(tmp_path / "out.star", "particles") == values(star, "particles")
+    star.write_text(quoted.replace("15000.5", "far"))
+    with pytest.raises(ParticleDataError, match="expected a number"):
+        read_particles(star)

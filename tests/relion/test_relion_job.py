@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import starfile
 
+from cryorbit import read_particles
 from cryorbit.errors import ParticleDataError
 from cryorbit.relion_job import run_as_job
 from cryorbit.relion_markers import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS
@@ -48,6 +49,17 @@ def test_a_job_leaves_what_relion_looks_for(project, latent):
     (project / NODES).unlink()
     assert run_as_job(Path("Extract/particles.star"), project, tiny_config(), latent=latent) == kept
     assert (project / NODES).is_file()
+
+
+def test_some_rows_only(project):
+    star = Path("Extract/particles.star")
+    arguments = ["--in_parts", star, "--o", project, "--network", "no", "--select", "rlnDefocusU<16000", "--subset", 25]
+    code, _, err = call("relion-job", *arguments, "--defocus_prior", "blind")
+    assert (code, err) == (0, "")
+    assert markers(project) == {SUCCESS}
+    table = read_particles(project / "cryorbit" / "particles.star", check_images=False)
+    assert len(table) == min(25, (read_particles(star).defocus_A < 16000).sum())
+    assert (table.numbers("cryorbitInputDefocusU") < 16000).all()
 
 
 def test_another_input_makes_another_run(project):

@@ -213,10 +213,21 @@ class Known:
         Which, shape (m,).
     poses
         Theirs, each against the average of the others.
+    outdated
+        Those whose poses do not hold any more and are to be found again, shape (m,); none if left out.
     """
 
     rows: NDArray[np.int64]
     poses: ParticlePoses
+    outdated: NDArray[np.bool_] | None = None
+
+    @property
+    def valid(self) -> tuple[NDArray[np.int64], ParticlePoses]:
+        """Rows and poses of those that need not be found again."""
+        if self.outdated is None:
+            return self.rows, self.poses
+        keep = np.flatnonzero(~self.outdated)
+        return self.rows[keep], self.poses.of_rows(keep)
 
 
 def geometry_of(reader: RingReader) -> Geometry:
@@ -248,13 +259,18 @@ def extend(
         Told of particles done, of all, and what is going on.
     """
     n = len(reader.particles)
-    parts, rows = ([known.poses], [known.rows]) if known is not None else ([], [])
+    parts, rows, new = [], [], np.ones(n)
+    if known is not None:
+        valid, poses = known.valid
+        parts, rows = [poses], [valid]
+        new[known.rows] = 0.0  # they are in the sums, wherever they are found now
     halves, done = list(memory.halves), sum(map(len, rows))
     progress(done, n, "")
     rest = np.setdiff1d(np.arange(n), rows[0]) if rows else np.arange(n)
     for start in range(0, len(rest), CHUNK):
         now = rest[start : start + CHUNK]
-        found, sums = _others(reader.read(now), memory, None if prior_weight is None else prior_weight[now])
+        weight = new[now] if prior_weight is None else new[now] * prior_weight[now]
+        found, sums = _others(reader.read(now), memory, weight)
         parts.append(found)
         rows.append(now)
         halves = [old + new for old, new in zip(halves, sums, strict=True)]
@@ -277,17 +293,16 @@ def _limits(reader: RingReader, model: Model) -> Limits:
 
 
 def _others(
-    images: RingImages, memory: AverageMemory, prior_weight: FloatArray | None
+    images: RingImages, memory: AverageMemory, prior_weight: FloatArray
 ) -> tuple[ParticlePoses, list[AverageSums]]:
-    """Poses of particles that the average was not learnt from, and their sums for the two halves."""
+    """Poses of particles that the average was not learnt from, and their weighted sums for the two halves."""
     model, geometry = memory.model, memory.model.geometry
     located = locate(images, model)
     state = State(located.poses, located.mode_probability, model.noise, model.shift_spread_px)
     poses, judged = refined(images, state, model.template, geometry, steps=2, own=False)
     located = replace(located, poses=poses)
     weight = located.mode_probability * particle_probability(judged)
-    if prior_weight is not None:
-        weight = weight * torch.from_numpy(prior_weight).to(weight)
+    weight = weight * torch.from_numpy(prior_weight).to(weight)
     noise = mean_noise(images, model.noise)
     sums = []
     for parity, half in enumerate(memory.halves):

@@ -19,8 +19,10 @@ from cryorbit.commands.options import (
     Preset,
     RunSeed,
     Seed,
+    Select,
     Settings,
     StackRoot,
+    Subset,
 )
 from cryorbit.commands.shared import app, evaluation_text
 from cryorbit.errors import ConfigurationError
@@ -60,13 +62,15 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Compare a result with the truth: equation 8 of the paper and company."""
-    from cryorbit.estimation.truth import detector_aucs, evaluate_tables, read_truth
+    from cryorbit.estimation.truth import detector_aucs, evaluate_tables, outlier_remark, read_truth
     from cryorbit.io import read_particles
     from cryorbit.io.runs import isotropy_order_beside
 
     table = read_particles(result, check_images=False)
     order = symmetry or isotropy_order_beside(result)
     known = read_truth(truth, table, outlier_column)
+    if remark := outlier_remark(known, outlier_column):
+        typer.echo(f"Note: {remark}", err=True)
     metrics = evaluate_tables(table, known, order).as_dict() | detector_aucs(result.parent, known)
     typer.echo(json.dumps(metrics, indent=2) if as_json else evaluation_text(metrics))
 
@@ -115,6 +119,8 @@ def relion_job(
     network: Annotated[
         str, typer.Option("--network", help="yes: train one too; no: only align, which takes seconds.")
     ] = "yes",
+    select: Select = None,
+    subset: Subset = None,
     seed: RunSeed = None,
     debug: Debug = False,
 ) -> None:
@@ -124,6 +130,7 @@ def relion_job(
     if network.lower() not in ("yes", "no"):
         raise ConfigurationError(f"--network is {network!r}; expected yes or no.")
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
-    choices = Choices(preset, config, settings, seed, None, False, estimation)
-    kept = run_as_job(particles, out, choices.config(), threads, latent=network.lower() == "yes")
+    choices = Choices(preset, config, settings, seed, None, False, estimation, select=select, subset=subset)
+    latent = network.lower() == "yes"
+    kept = run_as_job(particles, out, choices.config(), threads, latent=latent, rows=choices.rows())
     typer.echo(f"Kept particles: {kept}")

@@ -113,6 +113,8 @@ def apply(
         Path | None,
         typer.Argument(help="More particles of the same view. Default: all of the run's own file.", show_default=False),
     ] = None,
+    select: Select = None,
+    subset: Subset = None,
     stack_root: StackRoot = None,
     truth: TruthFile = None,
     outlier_column: OutlierColumn = None,
@@ -122,18 +124,20 @@ def apply(
     debug: Debug = False,
 ) -> None:
     """Run on more particles with the average and the network of an earlier run: nothing is learnt again."""
-    from cryorbit.io import read_particles
     from cryorbit.pipeline import apply as apply_model
+    from cryorbit.rows import Rows
 
-    if seed is not None:
-        raise ConfigurationError(f"--seed {seed}: what is applied is what {model} has learnt, with its own seed.")
-    table = read_particles(particles, stack_root) if particles is not None else None
-    with observing(quiet) as observer:
-        tell(
-            apply_model(
-                model, out, table, overwrite=overwrite, truth=truth, outlier_column=outlier_column, observer=observer
-            )
+    if seed is not None and subset is None:
+        raise ConfigurationError(
+            f"--seed {seed}: draws a --subset only; what is applied is what {model} has learnt, with its own seed."
         )
+    rows = Rows(tuple(select or ()), subset, 12345 if seed is None else seed)
+    with observing(quiet) as observer:
+        result = apply_model(
+            model, out, particles, rows=rows, stack_root=stack_root, overwrite=overwrite, truth=truth,
+            outlier_column=outlier_column, observer=observer,
+        )  # fmt: skip
+    tell(result)
 
 
 @app.command()
@@ -262,12 +266,12 @@ def limits(
 
 def _limits_text(folder: Path) -> str:
     """The bound at some defoci as a small table."""
-    import pandas as pd
+    from cryorbit.io.runs import read_table
 
     path = folder / LIMITS_FILE
     if not path.is_file():
         return "There are too few particles to know what they allow."
-    table = pd.read_csv(path)
+    table = read_table(path)
     rows = table[(table["defocus_um"] / 0.5 % 1).round(6) % 1 == 0]
     lines = [f"{'defocus':>10s}{'angle':>12s}{'shift':>10s}{'defocus':>13s}{'nats':>8s}"]
     for row in rows.itertuples():

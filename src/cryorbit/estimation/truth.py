@@ -17,8 +17,10 @@ from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.evaluation import Evaluation, RocCurve, evaluate, roc
 from cryorbit.estimation.outliers import ALL_DETECTORS
 from cryorbit.io import read_particles
+from cryorbit.io.matching import comparable_names
 from cryorbit.io.runs import read_table
-from cryorbit.io.star import IMAGE_NAME, unquoted
+from cryorbit.io.star import IMAGE_NAME
+from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import ParticleTable
 
 # The paper calls a particle an outlier if RELION's Z-score is larger than this in absolute value (section 3.2.1).
@@ -87,6 +89,18 @@ def read_truth(path: Path, result: ParticleTable, outlier_column: str | None = N
     )
 
 
+def outlier_remark(truth: Truth, outlier_column: str | None) -> str | None:
+    """A sentence where a rule for outliers that the user gave tells none apart; None where it does."""
+    junk = truth.is_outlier
+    if outlier_column is None or junk is None or (junk.any() and not junk.all()):
+        return None
+    which = "every one" if junk.all() else "none"
+    return (
+        f"{truth.source}: '{outlier_column}' makes {which} of the {len(junk):,} particles an outlier: no detector "
+        "can be judged by it."
+    )
+
+
 def _origins_A(table: ParticleTable) -> FloatArray | None:
     names = (conventions.ORIGIN_X, conventions.ORIGIN_Y)
     if any(name not in table for name in names):
@@ -97,7 +111,7 @@ def _origins_A(table: ParticleTable) -> FloatArray | None:
 
 def _matching_rows(truth: ParticleTable, result: ParticleTable) -> NDArray[np.int64]:
     """Row of the truth for each row of the result; names that repeat are taken in their order."""
-    names = [unquoted(table.frame[IMAGE_NAME]).astype(str) for table in (truth, result)]
+    names = [values.astype(str) for values in comparable_names(truth, result)]
     keys = [_occurrences(values) for values in names]
     rows = keys[0].get_indexer(keys[1])
     same_length = len(truth) == len(result)

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cryorbit.errors import ParticleDataError
-from cryorbit.io.cryosparc import examine_cs
+from cryorbit.io.cryosparc import cs_row_problems, examine_cs, with_field
 from cryorbit.io.cryosparc_records import CsDocument
 from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
 from cryorbit.io.mrc import ImageStack, check_stacks
 from cryorbit.io.runs import run_input
-from cryorbit.io.star import IMAGE_NAME, examine_star, treated_rows, write_star, write_star_particles
+from cryorbit.io.star import IMAGE_NAME, examine_star, star_row_problems, write_star, write_star_particles
 from cryorbit.particles import ParticleTable
 
 __all__ = [
+    "PARTICLE_SUFFIXES",
     "ImageStack",
     "examine_particles",
     "particles_suffix",
     "read_particles",
+    "read_some",
     "read_written",
+    "with_field",
     "write_particles",
     "written_particles",
 ]
 
 CRYOSPARC_SUFFIXES = (".cs", ".csg")
+PARTICLE_SUFFIXES = (".star", *CRYOSPARC_SUFFIXES, *SUFFIXES)
 
 
 def read_particles(path: str | Path, stack_root: str | Path | None = None, check_images: bool = True) -> ParticleTable:
@@ -68,9 +73,43 @@ def examine_particles(
     return examine(path, stack_root, check_images, home)
 
 
-def image_problems(table: ParticleTable) -> list[str]:
-    """Everything that is wrong with the images of some rows, one sentence each."""
-    return [*treated_rows(table), *check_stacks(table.locations, table.frame[IMAGE_NAME].to_numpy(), table.name)]
+def read_some(
+    path: str | Path,
+    stack_root: str | Path | None,
+    choose: Callable[[ParticleTable], ParticleTable],
+    check_images: bool = True,
+) -> ParticleTable:
+    """Read a particle file of which some rows are wanted; what is wrong with others does not matter.
+
+    Parameters
+    ----------
+    path, stack_root, check_images
+        As for :func:`read_particles`.
+    choose
+        Gives the rows that are wanted.
+
+    Raises
+    ------
+    ParticleDataError
+        With every problem of the file and of these rows, one sentence each.
+    """
+    table, problems = examine_particles(Path(path), Path(stack_root) if stack_root is not None else None, False)
+    if problems:  # those of all rows together; what remains is wrong with the file
+        of_rows = set(_row_problems(table))
+        problems = [problem for problem in problems if problem not in of_rows]
+    chosen = choose(table)
+    problems += _row_problems(chosen)
+    if check_images:
+        problems += check_stacks(chosen.locations, chosen.frame[IMAGE_NAME].to_numpy(), chosen.name)
+    if problems:
+        raise ParticleDataError(list(dict.fromkeys(problems)))
+    return chosen
+
+
+def _row_problems(table: ParticleTable) -> list[str]:
+    """What is wrong with the values of some rows, one sentence each."""
+    is_cs = isinstance(table.source.document, CsDocument)
+    return cs_row_problems(table) if is_cs else star_row_problems(table)
 
 
 def particles_suffix(table: ParticleTable) -> str:

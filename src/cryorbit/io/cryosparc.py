@@ -11,6 +11,7 @@ pyem, ``csparc2star`` (the meaning of poses, shifts and classes in RELION's term
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cryorbit.io.cryosparc_records import CsDocument, read_document
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.stacks import find_stack
 from cryorbit.io.star_columns import DEFOCI_A, PIXEL_SIZES_A, VOLTAGES_KV, out_of_range
-from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, ParticleTable, Source, input_column
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, IntArray, ParticleTable, Source, input_column
 
 STACK, INDEX, PIXEL_SIZE = "blob/path", "blob/idx", "blob/psize_A"
 POSE, SHIFT, SHIFT_PIXEL_SIZE = "alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"
@@ -53,14 +54,34 @@ def examine_cs(
         If the file holds no particles at all.
     """
     document, problems = read_document(path, (STACK, INDEX), ("ctf/df1_A",))
-    frame, imaging = _columns(path, document, problems)
+    ids = np.arange(len(document.records), dtype=np.int64)
+    frame, imaging = _columns(path, document, ids, problems)
     locations = _locations(home or path, document, stack_root)
     if check_images:
         problems.extend(check_stacks(locations, frame["rlnImageName"].to_numpy(), str(path)))
     root = str(stack_root.resolve()) if stack_root is not None else None
-    ids = np.arange(len(document.records), dtype=np.int64)
     source = Source(path, "cryosparc", root, document, document.paths)
     return ParticleTable(frame, ids, imaging, locations, source), problems
+
+
+def cs_row_problems(table: ParticleTable) -> list[str]:
+    """What is wrong with some rows of a .cs file, one sentence each; their stacks are not looked at."""
+    problems: list[str] = []
+    if table.source.path is not None:
+        _columns(table.source.path, table.source.document.of_rows(table.ids), table.ids, problems)
+    return problems
+
+
+def with_field(table: ParticleTable, field: str) -> ParticleTable:
+    """A table with a field of its .cs file as a column of that name; as it is where the file has no such field."""
+    document = table.source.document
+    if not isinstance(document, CsDocument) or field in table or field not in document:
+        return table
+    values = document[field][table.ids]
+    if values.ndim > 1:
+        return table
+    text = _paths(values) if values.dtype.kind in "SUO" else [str(value) for value in values.tolist()]
+    return replace(table, frame=table.frame.assign(**{field: pd.Series(text, dtype=TEXT_DTYPE)}))
 
 
 def _paths(values: NDArray[Any]) -> list[str]:
@@ -107,8 +128,8 @@ _NAMED = {PIXEL_SIZE: f"the pixel size ({PIXEL_SIZE})"}
 class _Fields:
     """Numbers of a document's fields; what is wrong with them is noted once."""
 
-    def __init__(self, path: Path, document: CsDocument, problems: list[str]) -> None:
-        self.path, self.document, self.problems = path, document, problems
+    def __init__(self, path: Path, document: CsDocument, ids: IntArray, problems: list[str]) -> None:
+        self.path, self.document, self.ids, self.problems = path, document, ids, problems
         self.n = len(document.records)
 
     def numbers(self, field: str, width: int = 0) -> FloatArray | None:
@@ -127,7 +148,7 @@ class _Fields:
         wrong = np.flatnonzero(~np.isfinite(numbers.reshape(self.n, -1)).all(axis=1))
         if len(wrong):
             self.problems.append(
-                f"{self.path}, particle {wrong[0] + 1}: {field} is {numbers[wrong[0]]}, expected a number "
+                f"{self.path}, particle {self.ids[wrong[0]] + 1}: {field} is {numbers[wrong[0]]}, expected a number "
                 f"({len(wrong)} such particles)."
             )
         return numbers
@@ -139,18 +160,18 @@ class _Fields:
         values = self.numbers(field)
         if values is None:
             return np.full(self.n, np.nan)
-        sentence = out_of_range(str(self.path), _NAMED.get(field, field), values, allowed, unit, remedy)
+        sentence = out_of_range(str(self.path), _NAMED.get(field, field), values, allowed, unit, remedy, self.ids)
         self.problems += [sentence] if sentence else []
         return values
 
 
-def _columns(path: Path, document: CsDocument, problems: list[str]) -> tuple[pd.DataFrame, Imaging]:
+def _columns(path: Path, document: CsDocument, ids: IntArray, problems: list[str]) -> tuple[pd.DataFrame, Imaging]:
     """RELION's columns of the fields that cryorbit reads, as text, and typed views."""
-    fields = _Fields(path, document, problems)
+    fields = _Fields(path, document, ids, problems)
     stacks, index = _paths(document[STACK]), fields.numbers(INDEX)
     index = np.zeros(fields.n) if index is None else index
     if (index < 0).any():
-        problems.append(f"{path}, particle {int(np.argmax(index < 0)) + 1}: {INDEX} is below 0; expected 0 or more.")
+        problems.append(f"{path}, particle {ids[np.argmax(index < 0)] + 1}: {INDEX} is below 0; expected 0 or more.")
     numbers = np.nan_to_num(np.maximum(index, 0)).astype(np.int64) + 1
     columns: dict[str, list[str]] = {
         "rlnImageName": [f"{number:06d}@{stack}" for number, stack in zip(numbers.tolist(), stacks, strict=True)]
@@ -171,7 +192,7 @@ def _columns(path: Path, document: CsDocument, problems: list[str]) -> tuple[pd.
         values = fields.document[name] if name in document else np.zeros(0)
         if values.dtype.kind == "f" and values.ndim == 1:
             remedy = "underfocus is a positive number of Angstrom: correct or remove such particles"
-            sentence = out_of_range(str(path), name, values.astype(np.float64), DEFOCI_A, "A", remedy)
+            sentence = out_of_range(str(path), name, values.astype(np.float64), DEFOCI_A, "A", remedy, ids)
             problems += [sentence] if sentence else []
     columns |= _read_columns(fields, imaging.pixel_size_A)
     frame = pd.DataFrame({name: pd.Series(values, dtype=TEXT_DTYPE) for name, values in columns.items()})

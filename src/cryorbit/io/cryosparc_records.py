@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,10 @@ class CsDocument:
         if holder is None:
             raise KeyError(field)
         return np.asarray(holder[field])
+
+    def of_rows(self, rows: NDArray[np.int64]) -> CsDocument:
+        """Some of the records, in this order."""
+        return replace(self, records=self.records[rows], joined=None if self.joined is None else self.joined[rows])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.cryosparc_records import UID, CsDocument
+from cryorbit.io.matching import UID_COLUMN
 from cryorbit.io.star import write_star
 from cryorbit.particles import ParticleTable
 
@@ -45,7 +47,7 @@ def write_as_star(path: Path, table: ParticleTable) -> None:
     optics = optics.sort_values("rlnOpticsGroup", ignore_index=True)
     optics.insert(0, "rlnOpticsGroupName", [f"opticsGroup{n}" for n in optics["rlnOpticsGroup"]])
     uid = document.records[UID][table.ids].astype(str)
-    frame = table.frame.assign(rlnOpticsGroup=number, cryosparcUid=uid)
+    frame = table.frame.assign(rlnOpticsGroup=number, **{UID_COLUMN: uid})
     frame["rlnImageName"] = _linked(path, table)
     write_star(path, {"optics": optics, "particles": frame})
 
@@ -61,12 +63,15 @@ def _linked(path: Path, table: ParticleTable) -> list[str]:
                 paths[number] = stack.relative_to(here) if stack.is_relative_to(here) else stack
                 continue
             folder.mkdir(exist_ok=True)
-            # The number keeps stacks of one name in several folders apart; the name itself cannot lead elsewhere.
-            paths[number] = folder / f"{number:05d}_{stack.stem}.mrcs"
-            if paths[number].is_symlink():  # another file of that name is the user's, and stops the export
-                paths[number].unlink()
-            paths[number].symlink_to(stack.resolve())
+            # Stacks of one name in several folders are kept apart, and a link means the same stack for ever: files that
+            # were written before, and moved aside, still read theirs. The name itself cannot lead elsewhere.
+            target = stack.resolve()
+            paths[number] = folder / f"{hashlib.sha256(str(target).encode()).hexdigest()[:10]}_{stack.stem}.mrcs"
+            if not (paths[number].is_symlink() and paths[number].readlink() == target):
+                paths[number].symlink_to(target)
     except OSError as error:
-        raise RunFolderError(f"{folder}: links to the stacks cannot be made there ({error.strerror}).") from error
+        raise RunFolderError(
+            f"{folder}: links to the stacks cannot be made there ({error.strerror}); choose another place."
+        ) from error
     where = zip(table.locations.slice_index.tolist(), table.locations.stack.tolist(), strict=True)
     return [f"{index + 1:06d}@{paths[number]}" for index, number in where]

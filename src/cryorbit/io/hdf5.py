@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.headers import StackHeader
 from cryorbit.io.star_columns import StarColumns, read_imaging, treated_images
-from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source, input_column
 
 SUFFIXES = (".h5", ".hdf5")
 # Names of the images' data set, in the order in which they are looked for; else it is the only one with three axes.
 IMAGES = ("particles", "images", "data")
-LABEL = "rln"
+LABEL, IMAGE_NAME = "rln", "rlnImageName"
 MOST_PIECE_BYTES = 500_000_000
 # All that h5py raises on files that are not what they should be.
 BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError)
@@ -155,12 +155,14 @@ def examine_hdf5(
     header = hdf5_header(path)
     problems: list[str] = []
     name = str((home or path).resolve())
-    columns = {"rlnImageName": pd.Series([f"{i:06d}@{name}" for i in range(1, header.images + 1)], dtype=TEXT_DTYPE)}
+    columns = {IMAGE_NAME: pd.Series([f"{i:06d}@{name}" for i in range(1, header.images + 1)], dtype=TEXT_DTYPE)}
     with _opened(path) as file:
         try:
             for where, item in _datasets(file).items():
                 label = where.rpartition("/")[2].removeprefix("_")
-                if not label.startswith(LABEL) or label in columns:
+                # What the images were called before: other files know them by that name.
+                label = input_column(label) if label == IMAGE_NAME else label
+                if not label.startswith((LABEL, input_column(LABEL))) or label in columns:
                     continue
                 if item.shape != (header.images,):
                     problems.append(
@@ -184,7 +186,9 @@ def examine_hdf5(
 
 
 def _texts(values: NDArray[Any]) -> list[str]:
-    """Values as they would stand in a STAR file, with all their digits."""
+    """Values as they would stand in a STAR file, with all their digits; yes and no are 1 and 0 there."""
+    if values.dtype.kind == "b":
+        values = values.astype(np.int64)
     if values.dtype.kind == "f":
         digits = 9 if values.dtype.itemsize <= 4 else 17
         return [f"{value:.{digits}g}" for value in values.tolist()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -94,7 +93,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file of a run folder.
+    """Read a Parquet or CSV file of a run folder, by the path's suffix.
 
     Raises
     ------
@@ -102,31 +101,11 @@ def read_table(path: Path) -> pd.DataFrame:
         If it is missing or damaged.
     """
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except FileNotFoundError as error:
         raise RunFolderError(f"{path}: does not exist; the stage that writes it has not been run.") from error
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path}: is damaged; remove it and run the stage that writes it again.") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def stacks_fingerprint(stacks: tuple[Path, ...]) -> str:
-    """Digest of path, size and time of change of every stack: hashing terabytes of images would take hours."""
-    digest = hashlib.sha256()
-    for stack in stacks:
-        status = stack.stat()
-        digest.update(f"{stack.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def identity(parts: Mapping[str, Any]) -> str:
-    """Digest of what decides a run's result; the same command has the same identity."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

@@ -20,13 +20,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from gemmi import cif
+from numpy.typing import NDArray
 
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
-from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging, treated_images
-from cryorbit.particles import TEXT_DTYPE, ImageLocations, ParticleTable, Source, as_text
+from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging, treated_images, unquoted
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, IntArray, ParticleTable, Source, as_text
 
 IMAGE_NAME = "rlnImageName"
 VERSION_31 = 30001
@@ -137,11 +138,6 @@ def read_loop(path: Path, tags: Sequence[str]) -> pd.DataFrame | None:
     return _loop_frame(*found[0]) if found else None
 
 
-def unquoted(values: pd.Series) -> pd.Series:
-    """Text without STAR's quotation marks."""
-    return values.map(cif.as_string) if values.str.startswith(("'", '"')).any() else values
-
-
 def _optics_frame(star: StarDocument) -> pd.DataFrame | None:
     for block in star.document:
         if block.name == "optics":
@@ -163,21 +159,28 @@ def _pairs(block: cif.Block) -> Iterator[tuple[str, str]]:
 def _locations(
     path: Path, home: Path, frame: pd.DataFrame, stack_root: Path | None, problems: list[str]
 ) -> ImageLocations:
+    stack_names, numbers = _image_parts(path, frame, np.arange(len(frame)), problems)
+    codes, unique = pd.factorize(stack_names)
+    stacks = tuple(find_stack(str(name), home, stack_root) for name in unique)
+    return ImageLocations(stacks, codes.astype(np.int64), numbers - 1)
+
+
+def _image_parts(
+    path: Path, frame: pd.DataFrame, ids: IntArray, problems: list[str]
+) -> tuple[pd.Series, NDArray[np.int64]]:
+    """Stack and number, from 1, of each image."""
     names = unquoted(frame[IMAGE_NAME])
     parts = names.str.extract("^(?:(?P<number>[^@]*)@)?(?P<stack>.*)$")
     index = parts["number"].where(names.str.contains("@", regex=False), "1")
     numbers = pd.to_numeric(index.where(index.str.fullmatch("[0-9]{1,9}")), errors="coerce")
-    stack_names = parts["stack"]
     wrong = np.flatnonzero(numbers.isna() | (numbers < 1))
     if len(wrong):
         problems.append(
-            f"{path}, particle {wrong[0] + 1}: _{IMAGE_NAME} is {names.iloc[wrong[0]]!r}; expected 'number@stack' "
+            f"{path}, particle {ids[wrong[0]] + 1}: _{IMAGE_NAME} is {names.iloc[wrong[0]]!r}; expected 'number@stack' "
             f"with numbers from 1 on ({len(wrong)} such values)."
         )
         numbers = numbers.fillna(1).clip(lower=1)
-    codes, unique = pd.factorize(stack_names)
-    stacks = tuple(find_stack(str(name), home, stack_root) for name in unique)
-    return ImageLocations(stacks, codes.astype(np.int64), numbers.to_numpy(dtype=np.int64) - 1)
+    return parts["stack"], numbers.to_numpy(dtype=np.int64)
 
 
 def examine_star(
@@ -235,13 +238,16 @@ def examine_star(
     return table, problems
 
 
-def treated_rows(table: ParticleTable) -> list[str]:
-    """Sentences on images of a table that are not as the microscope made them."""
+def star_row_problems(table: ParticleTable) -> list[str]:
+    """What is wrong with some rows of a STAR or HDF5 file, one sentence each; their stacks are not looked at."""
     if table.source.path is None:
         return []
     document = table.source.document
     optics = _optics_frame(document) if isinstance(document, StarDocument) else None
-    return treated_images(StarColumns(table.source.path, table.frame, optics))
+    columns = StarColumns(table.source.path, table.frame, optics, table.ids)
+    read_imaging(columns)
+    _image_parts(table.source.path, table.frame, table.ids, columns.problems)
+    return [*columns.problems, *treated_images(columns)]
 
 
 def remarks(table: ParticleTable) -> list[str]:

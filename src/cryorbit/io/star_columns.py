@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from gemmi import cif
 
 from cryorbit import conventions
 from cryorbit.conventions import FloatArray
-from cryorbit.particles import Imaging
+from cryorbit.particles import Imaging, IntArray, as_numbers
 
 OPTICS_GROUP = "rlnOpticsGroup"
 # What microscopes have; anything else is a unit mixed up or a file damaged.
@@ -21,22 +22,42 @@ NUMBERS = ("rlnAnglePsi", "rlnAngleRot", "rlnAngleTilt", "rlnDefocusAngle", "rln
 
 
 def out_of_range(
-    name: str, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str
+    name: str, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str, ids: IntArray
 ) -> str | None:
-    """A sentence on values that no microscope has; None where there are none."""
+    """A sentence on values that no microscope has, with the row of the first by its id; None where there are none."""
     low, high = allowed
     wrong = np.flatnonzero((values < low) | (values > high))
     if not len(wrong):
         return None
-    found = f"{name}, particle {wrong[0] + 1}: {what} is {values[wrong[0]]:g} {unit}".rstrip()
+    found = f"{name}, particle {ids[wrong[0]] + 1}: {what} is {values[wrong[0]]:g} {unit}".rstrip()
     return f"{found}; expected {low:g} to {high:g} ({len(wrong)} such particles): {remedy}."
 
 
-class StarColumns:
-    """Numbers of the particle rows, from their own columns or through their optics group."""
+def unquoted(values: pd.Series) -> pd.Series:
+    """Text without STAR's quotation marks."""
+    return values.map(cif.as_string) if values.str.startswith(("'", '"')).any() else values
 
-    def __init__(self, path: Path, frame: pd.DataFrame, optics: pd.DataFrame | None) -> None:
+
+class StarColumns:
+    """Numbers of the particle rows, from their own columns or through their optics group.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    frame
+        Rows of it.
+    optics
+        Its table of optics groups, where it has one.
+    ids
+        Number of each row in the file, from 0; those of all its rows if left out.
+    """
+
+    def __init__(
+        self, path: Path, frame: pd.DataFrame, optics: pd.DataFrame | None, ids: IntArray | None = None
+    ) -> None:
         self.path = path
+        self.ids = np.arange(len(frame)) if ids is None else ids
         self.frame = frame
         self.optics = optics
         self.problems: list[str] = []
@@ -52,15 +73,16 @@ class StarColumns:
                 f"{self.path}: has {len(self.optics)} optics groups but its particles have no column _{OPTICS_GROUP}."
             )
             return None
-        known = {group: row for row, group in enumerate(self.optics[OPTICS_GROUP])}
-        if len(known) < len(self.optics):
-            twice = self.optics[OPTICS_GROUP][self.optics[OPTICS_GROUP].duplicated()].iloc[0]
+        groups, of_particle = unquoted(self.optics[OPTICS_GROUP]), unquoted(self.frame[OPTICS_GROUP])
+        known = {group: row for row, group in enumerate(groups)}
+        if len(known) < len(groups):
+            twice = groups[groups.duplicated()].iloc[0]
             self.problems.append(f"{self.path}: optics group {twice} stands twice in data_optics; expected it once.")
-        rows = self.frame[OPTICS_GROUP].map(known)
+        rows = of_particle.map(known)
         if rows.isna().any():
             particle = int(np.flatnonzero(rows.isna())[0])
             self.problems.append(
-                f"{self.path}, particle {particle + 1}: optics group {self.frame[OPTICS_GROUP].iloc[particle]} is "
+                f"{self.path}, particle {self.ids[particle] + 1}: optics group {of_particle.iloc[particle]} is "
                 f"not in data_optics, which has {', '.join(known)} ({int(rows.isna().sum())} particles in all)."
             )
             return None
@@ -77,15 +99,16 @@ class StarColumns:
 
     def check_range(self, what: str, values: FloatArray, allowed: tuple[float, float], unit: str, remedy: str) -> None:
         """Note values that no microscope has; those that are no numbers have been noted already."""
-        sentence = out_of_range(str(self.path), what, values, allowed, unit, remedy)
+        sentence = out_of_range(str(self.path), what, values, allowed, unit, remedy, self.ids)
         self.problems += [sentence] if sentence else []
 
     def _parsed(self, values: pd.Series, name: str, kind: str) -> FloatArray:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
+        numbers = as_numbers(values)
         wrong = np.flatnonzero(~np.isfinite(numbers))
         if len(wrong):
+            first = (self.ids if kind == "particle" else np.arange(len(values)))[wrong[0]]
             self.problems.append(
-                f"{self.path}, {kind} {wrong[0] + 1}: _{name} is {values.iloc[wrong[0]]!r}, expected a number "
+                f"{self.path}, {kind} {first + 1}: _{name} is {values.iloc[wrong[0]]!r}, expected a number "
                 f"({len(wrong)} such values)."
             )
         return numbers

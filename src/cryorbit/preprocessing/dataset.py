@@ -60,6 +60,8 @@ class CacheInfo:
         Whether the set was taken to have no noise, and one scale for all.
     shard_images
         Images in one shard, the last apart.
+    looks_dark
+        Whether the detected sign is that of dark particles, whatever was asked for.
     """
 
     images: int
@@ -73,6 +75,34 @@ class CacheInfo:
     contrast_doubtful: bool
     noise_free: bool
     shard_images: int
+    looks_dark: bool = False
+
+
+def contrast_remarks(info: CacheInfo, asked: str | None) -> tuple[str | None, str | None]:
+    """What there is to say, and to warn of, about the sign that images were given.
+
+    Parameters
+    ----------
+    info
+        Of the images.
+    asked
+        How the sign was decided, such as "as asked"; None where it was detected.
+    """
+    remark, warning = None, None
+    taken, look = ("dark" if dark else "bright" for dark in (info.inverted, info.looks_dark))
+    if info.inverted:
+        remark = f"Particles are darker than their background ({asked or 'detected'}): the images were inverted."
+    if asked is None and info.contrast_doubtful:
+        warning = (
+            f"Particles were taken to be {taken}, but the images are not clear about it; look at the montage, and "
+            "give --invert (dark) or --no-invert (bright)."
+        )
+    elif asked is not None and taken != look and not info.contrast_doubtful:
+        warning = (
+            f"Particles were taken to be {taken} ({asked}) but look {look}: if their images have the opposite "
+            "contrast, none of the results holds; look at the montage."
+        )
+    return remark, warning
 
 
 class ParticleCache:
@@ -237,7 +267,7 @@ def prepare_images(
         original_box_size=stack.box_size, original_pixel_size_A=pixel_size_A, particle_radius_px=radius,
         inverted=scale.sign < 0, contrast_significance=contrast.significance,
         contrast_doubtful=contrast.doubtful, noise_free=scale.noise_free,
-        shard_images=config.shard_images,
+        shard_images=config.shard_images, looks_dark=contrast.dark_particles,
     )  # fmt: skip
     return PreparedImages(stack, names, info, scale)
 
