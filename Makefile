@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO ?= cryorbit_demo
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: demo test lint relion clean
+.PHONY: demo test lint relion chromium clean
 
 demo: $(DEMO)/report.html
 	@echo "The report lies in $(DEMO)/report.html: open it in a browser. (Remove the folder to run the demo again.)"
@@ -14,7 +14,7 @@ demo: $(DEMO)/report.html
 $(DEMO)/report.html: | $(VENV)/.installed
 	$(BIN)/cryorbit demo --out $(DEMO)
 
-test: $(VENV)/.installed-dev relion
+test: $(VENV)/.installed-dev relion chromium
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
@@ -42,6 +42,15 @@ relion:
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends relion; } \
 			>/dev/null 2>&1 || echo "RELION could not be installed: its tests are skipped."; \
 	else echo "RELION is not installed: its tests are skipped."; fi; }
+
+# The page is tested in a browser; without one those tests skip.
+chromium:
+	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		echo "Installing Chromium, in which the page is tested ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+			>/dev/null 2>&1 || echo "Chromium could not be installed: its tests are skipped."; \
+	else echo "Chromium is not installed: its tests are skipped."; fi; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from cryorbit.io.runs import read_table
 from cryorbit.selection import Choice, export
 
 from .pipeline_sets import tiny_config, tiny_set
+from .report.test_explorer import saved
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,17 @@ def test_a_run_folder_is_needed_and_is_not_written_to(finished, tmp_path):
         export(result.folder, result.folder / "particles_kept.star", overwrite=True)
     with pytest.raises(ConfigurationError):
         export(result.folder, result.folder / "a.txt")
+
+
+def test_a_selection_of_the_page_is_exported(finished, tmp_path):
+    result, _ = finished
+    chosen = np.arange(60) % 7 == 2
+    sha256 = json.loads((result.folder / "run.json").read_text())["input"]["sha256"]
+    path = saved(tmp_path / "page.json", chosen, input=sha256)
+    export(result.folder, tmp_path / "a.star", Choice(selection=path))
+    assert names(tmp_path / "a.star") == [
+        name for name, one in zip(names(result.particles.source.path), chosen, strict=True) if one
+    ]
+    for other in (saved(tmp_path / "b.json", chosen, input="of another"), saved(tmp_path / "c.json", chosen[:59])):
+        with pytest.raises(ParticleDataError, match="of another run"):
+            export(result.folder, tmp_path / "b.star", Choice(selection=other))

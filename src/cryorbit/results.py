@@ -17,10 +17,16 @@ from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, origin_from_shift_
 from cryorbit.io import particles_suffix, write_particles
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
-from cryorbit.particles import ParticleTable, input_column
+from cryorbit.particles import ParticleTable, as_numbers, input_column
 from cryorbit.readings import Outcome, resolve_prior
 
 SMALLEST_DEFOCUS_A = 100.0
+# Columns of the input that the estimates have, and most others that are kept for looking at.
+_IN_ESTIMATES = (
+    IMAGE_NAME, conventions.PSI, conventions.DEFOCUS_U, conventions.DEFOCUS_V, conventions.ORIGIN_X,
+    conventions.ORIGIN_Y,
+)  # fmt: skip
+MOST_FILE_COLUMNS = 24
 
 
 def orientation_warnings(particles: ParticleTable, angle_known: bool) -> tuple[str, ...]:
@@ -193,6 +199,25 @@ def _aligned_columns(aligned: Aligned) -> dict[str, Any]:
         "limit_psi_deg": poses.psi_limit_deg, "limit_defocus_um": poses.defocus_limit_um,
         "limit_origin_A": poses.shift_limit_px * aligned.pixel_size_A,
     }  # fmt: skip
+
+
+def file_columns(particles: ParticleTable) -> pd.DataFrame:
+    """Columns of the input that the estimates have no version of: the content of ``file_columns.parquet``.
+
+    Numbers where all values are, else words; those that are the same everywhere, or different everywhere as names of
+    images are, are left out.
+    """
+    columns: dict[str, Any] = {"id": particles.ids}
+    for name in particles.frame.columns:
+        if name in _IN_ESTIMATES or len(columns) > MOST_FILE_COLUMNS:
+            continue
+        text = particles.frame[name]
+        different = text.nunique()
+        numbers = as_numbers(text)
+        if different < 2 or (different == len(text) and np.isnan(numbers).all()):
+            continue
+        columns[str(name)] = text.astype("category") if np.isnan(numbers).any() else numbers.astype(np.float32)
+    return pd.DataFrame(columns)
 
 
 def annotated(

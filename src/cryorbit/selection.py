@@ -25,6 +25,7 @@ from cryorbit.io.runs import MANIFEST, move_aside, read_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import TEXT_DTYPE, ParticleTable
+from cryorbit.selection_file import SavedSelection, read_selection
 
 PARTS = ("kept", "dropped", "all")
 SUFFIXES = (".star", ".cs")
@@ -44,7 +45,7 @@ class Choice:
     most_z
         Of ``rlnParticleSelectZScore``.
     selection
-        A particle file, or a text file with one image name on each line: those particles.
+        What the page saved, a particle file, or a text file with one image name on each line: those particles.
     complement
         Whether all other particles are chosen instead.
     """
@@ -52,7 +53,7 @@ class Choice:
     part: str | None = None
     most_probability: float | None = None
     most_z: float | None = None
-    selection: Path | None = None
+    selection: Path | SavedSelection | None = None
     complement: bool = False
 
     def __post_init__(self) -> None:
@@ -108,7 +109,8 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
     table = read_written(folder)
     _check_target(out, folder, table, overwrite)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    kept = [manifest["input"]["path"], *manifest["input"].get("files", []), choice.selection]
+    selection = choice.selection if isinstance(choice.selection, Path) else None
+    kept = [manifest["input"]["path"], *manifest["input"].get("files", []), selection]
     if any(out.resolve() == Path(file).resolve() for file in kept if file is not None):
         raise RunFolderError(f"{out}: is what the run or the selection was read from; choose another place.")
     chosen = chosen_rows(folder, table, choice)
@@ -154,12 +156,14 @@ def chosen_rows(folder: Path, table: ParticleTable, choice: Choice) -> NDArray[n
     if choice.most_z is not None:
         chosen = chosen & (estimates["outlier_z"].to_numpy() <= choice.most_z)
     if choice.selection is not None:
-        chosen = chosen & _selected(choice.selection, table)
+        chosen = chosen & _selected(choice.selection, folder, table)
     return ~chosen if choice.complement else chosen
 
 
-def _selected(path: Path, table: ParticleTable) -> NDArray[np.bool_]:
+def _selected(path: Path | SavedSelection, folder: Path, table: ParticleTable) -> NDArray[np.bool_]:
     """Which particles a selection names."""
+    if isinstance(path, SavedSelection) or path.suffix.lower() == ".json":
+        return _of_the_page(path if isinstance(path, SavedSelection) else read_selection(path), path, folder, table)
     if path.suffix.lower() in PARTICLE_SUFFIXES:
         names, own = comparable_names(read_particles(path, check_images=False), table)
     else:
@@ -171,6 +175,17 @@ def _selected(path: Path, table: ParticleTable) -> NDArray[np.bool_]:
             "selection of the same particles."
         )
     return own.isin(names).to_numpy(dtype=bool)
+
+
+def _of_the_page(saved: SavedSelection, path: object, folder: Path, table: ParticleTable) -> NDArray[np.bool_]:
+    """A selection that was made on the page of this run."""
+    own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["input"].get("sha256")
+    if len(saved.chosen) != len(table) or (saved.input_sha256 is not None and saved.input_sha256 != own):
+        raise ParticleDataError(
+            f"{path}: is a selection of {len(saved.chosen):,} particles of another run than {folder}, which has "
+            f"{len(table):,}; give one that was saved from its own page."
+        )
+    return saved.chosen
 
 
 def _listed(path: Path) -> pd.Series:

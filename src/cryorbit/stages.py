@@ -24,7 +24,7 @@ from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import RunFolder, read_table, write_bytes, write_table
+from cryorbit.io.runs import FILE_COLUMNS, RunFolder, read_table, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
 from cryorbit.latent.harmonics import fit_harmonics
@@ -43,6 +43,7 @@ from cryorbit.preprocessing.dataset import (
 )
 from cryorbit.progress import Observer
 from cryorbit.remembered import AVERAGE_STATE, METRICS, Remembered
+from cryorbit.thumbnails import pictures_of
 from cryorbit.training.checkpoint import BEST, load_autoencoder, save_checkpoint
 
 if TYPE_CHECKING:
@@ -325,6 +326,7 @@ class Job:
             self.warn(warning)
         estimates = results.estimates_table(self.particles, written, latent, aligned, scores, kept)
         write_table(self.folder.path / "estimates.parquet", estimates)
+        write_table(self.folder.path / FILE_COLUMNS, results.file_columns(self.particles))
         meaningful = bool(self.folder.manifest["outliers"]["meaningful"])
         table = results.annotated(self.particles, written, scores, meaningful)
         results.write_particle_files(self.folder.path, table, kept)
@@ -360,7 +362,7 @@ class Job:
         """Figures and the page."""
         from cryorbit.report import write_report
 
-        write_report(self.folder.path, self.truth)
+        write_report(self.folder.path, self.truth, pictures_of(self.folder.path, self.config, self.particles))
         return {}
 
     def warn(self, text: str) -> None:

@@ -21,7 +21,8 @@ from cryorbit.report.comparison import (
     shift_errors_A,
 )
 from cryorbit.report.drawing import LeftOut, Plot
-from cryorbit.report.particle_figures import put_into_place, shifts_px
+from cryorbit.report.particle_figures import shifts_px
+from cryorbit.report.pictures import put_into_place
 from cryorbit.report.record import read_run
 from cryorbit.report.summary import evaluation_rows, key_numbers, precision_columns
 

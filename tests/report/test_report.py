@@ -75,9 +75,10 @@ def test_page_is_self_contained_and_complete(finished):
     assert len(FIGURES) == len(ALL)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(ALL)
-    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
+    assert all(image["src"].startswith("data:image/webp;base64,") and image["alt"] for image in images)
     assert not re.search(r"https?:|url\(|@import", html)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not any("src" in attributes for tag, attributes in page.tags if tag == "script")
     assert all(attributes["href"].startswith("#") for tag, attributes in page.tags if tag == "a")
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
@@ -179,7 +180,7 @@ def test_missing_files_are_said(make_run):
         preview.write_bytes(b"not an archive")
     page = read_page(write_report(folder, truth))
     for reason in (
-        "cache of images was deleted",
+        "copy of the images is gone",
         "metrics.jsonl",
         "latent.parquet is missing",
         "preview_",
@@ -208,7 +209,7 @@ def test_names_from_files_are_escaped(make_run, monkeypatch):
     change_manifest(folder, lambda m: m["warnings"].append(attack))
     kinds = np.where(truth.is_outlier, attack, "none")
     html = write_report(folder, replace(truth, source=attack, kind=kinds)).read_text(encoding="utf-8")
-    assert "<script" not in html
+    assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;$_{x&amp;" in html
 
 

@@ -89,7 +89,10 @@ def export(
     max_zscore: Annotated[float | None, typer.Option(help="Most rlnParticleSelectZScore.", show_default=False)] = None,
     selection: Annotated[
         Path | None,
-        typer.Option(help="Particle file, or text file with an image name on each line.", show_default=False),
+        typer.Option(
+            help="What the page saved (.json), a particle file, or a text file with an image name on each line.",
+            show_default=False,
+        ),
     ] = None,
     complement: Annotated[bool, typer.Option("--complement", help="All other particles instead.")] = False,
     seed: Seed = 12345,
@@ -103,6 +106,27 @@ def export(
     choice = Choice(part, max_probability, max_zscore, selection, complement)
     done = export_particles(folder, out, choice, overwrite=overwrite)
     typer.echo(f"Particles: {done.path} ({done.written:,} of {done.total:,})")
+
+
+@app.command()
+def review(
+    folder: Folder,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder that exports are written to. Default: the working folder.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; any free one for 0.")] = 0,
+    seed: Seed = 12345,
+    debug: Debug = False,
+) -> None:
+    """Show the page of a run, served to this machine only: selections are exported, every particle can be seen."""
+    from contextlib import suppress
+
+    from cryorbit.review import Review, serve
+
+    served = serve(Review(folder, into or Path.cwd()), port)
+    typer.echo(f"Open {served.address} in a browser of this machine; Ctrl-C ends it.")
+    with suppress(KeyboardInterrupt):
+        served.server.serve_forever()
 
 
 @app.command("relion-job")

@@ -21,6 +21,8 @@ import pandas as pd
 from cryorbit.errors import RunFolderError
 
 MANIFEST = "run.json"
+# Columns of the particle file, for looking at beside the estimates.
+FILE_COLUMNS = "file_columns.parquet"
 LOCK = ".lock"
 # Particles that a demonstration made for itself lie inside its run folder.
 INPUT = "input"

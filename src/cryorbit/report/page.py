@@ -13,19 +13,23 @@ from cryorbit.io.runs import write_text
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.report.comparison import DETECTORS, NO_JUNK, READINGS, Comparison, compare
 from cryorbit.report.drawing import LeftOut, save
+from cryorbit.report.explorer.fragment import explorer_section, explorer_style
 from cryorbit.report.figures import FIGURES
 from cryorbit.report.markup import definitions, embedded_figure, fill, paragraphs, table
+from cryorbit.report.pictures import Pictures
 from cryorbit.report.record import RunRecord, read_run
 from cryorbit.report.summary import evaluation_rows, key_numbers, precision_columns, summary
 from cryorbit.report.wording import count, percent, ratio
 
 REPORT = "report.html"
 TEMPLATE = "page.html"
+# What lies between is replaced where the page is served.
+EXPLORER_BEGINS, EXPLORER_ENDS = "<!-- explorer -->", "<!-- end of the explorer -->"
 # Longer lists are left to run.json.
 LONGEST_LIST = 12
 
 
-def write_report(folder: Path, truth: Truth | None = None) -> Path:
+def write_report(folder: Path, truth: Truth | None = None, pictures: Pictures | None = None) -> Path:
     """Draw all figures of a run and write the page that explains them.
 
     Parameters
@@ -34,6 +38,8 @@ def write_report(folder: Path, truth: Truth | None = None) -> Path:
         Run folder; ``figures/`` (PNG and PDF) and ``report.html`` are written into it.
     truth
         What is known of the particles, in the row order of the estimates.
+    pictures
+        Images of its particles; from its cache, where there is one, if left out.
 
     Returns
     -------
@@ -47,7 +53,7 @@ def write_report(folder: Path, truth: Truth | None = None) -> Path:
     ParticleDataError
         If the truth has another number of rows.
     """
-    run = read_run(folder)
+    run = read_run(folder, pictures)
     comparison = None if truth is None else compare(run, truth)
     drawn, left_out = _draw_figures(run, truth)
     page = fill(
@@ -58,12 +64,31 @@ def write_report(folder: Path, truth: Truth | None = None) -> Path:
         summary=paragraphs(summary(run, comparison)) + _precision_table(run, comparison),
         truth="" if comparison is None else _truth_section(comparison, UNKNOWN_ANGLE_STD_DEG / run.isotropy_order),
         warnings=_warnings_section(run),
+        explorer_style=explorer_style(),
+        explorer_begins=EXPLORER_BEGINS,
+        explorer=explorer_section(run),
+        explorer_ends=EXPLORER_ENDS,
         figures="\n".join(drawn),
         left_out=_left_out_section(left_out),
         provenance=_provenance(run),
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def with_explorer(page: str, section: str, path: Path) -> str:
+    """A page with another explorer in the place of its own.
+
+    Raises
+    ------
+    RunFolderError
+        If the page, which came from ``path``, has none.
+    """
+    before, begins, rest = page.partition(EXPLORER_BEGINS)
+    _, ends, after = rest.rpartition(EXPLORER_ENDS)
+    if not begins or not ends:
+        raise RunFolderError(f"{path}: was written by another version; do 'cryorbit report {path.parent}' first.")
+    return f"{before}{begins}{section}{ends}{after}"
 
 
 def _draw_figures(run: RunRecord, truth: Truth | None) -> tuple[list[str], list[LeftOut]]:

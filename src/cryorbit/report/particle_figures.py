@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter
 
 from cryorbit.conventions import FloatArray
 from cryorbit.estimation.truth import Truth
-from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.report.drawing import LeftOut, Plot, middle_range, new_figure
+from cryorbit.report.pictures import SMOOTHING_PX, put_into_place
 from cryorbit.report.record import RunRecord
 
 COLUMNS = 12
@@ -21,23 +20,20 @@ GAP_PX = 2
 DOUBTFUL_POOL = 4
 # Particles that the plain means are of.
 MEANS_OF = (10, 100, 1000)
-SMOOTHING_PX = 1.0
 
 
-def why_no_images(run: RunRecord) -> str:
+def why_no_images() -> str:
     """Why no particle can be shown."""
-    if run.has_alignment and not run.has_latent:
-        return "This run kept no copy of the images, which only the latent space needs, so no particles can be shown."
-    return "The cache of images was deleted or does not fit the estimates, so no particles can be shown."
+    return "The run's copy of the images is gone, and so are their stacks, so no particles can be shown."
 
 
 def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG001
     """The best, the doubtful and the worst particles by outlier score."""
     name, title = "montage", "Best, doubtful and worst particles"
-    if run.cache is None:
-        return LeftOut(name, title, why_no_images(run))
+    if run.pictures.images is None:
+        return LeftOut(name, title, why_no_images())
     sections = choose_particles(run)
-    images = {label: _smoothed(run.cache, rows) for label, rows in sections.items()}
+    images = {label: run.pictures.smoothed(rows) for label, rows in sections.items()}
     # The first section has the best particles: junk may be too bright for the scale, but must not set it.
     limits = middle_range(next(iter(images.values())).ravel(), 0.1)
     heights = [-(-len(part) // COLUMNS) for part in images.values()]
@@ -54,21 +50,9 @@ def montage(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG
         "(--threshold of `cryorbit outliers`). "
         "The doubtful ones are an unbiased random sample of those whose score lies nearest to the threshold, on "
         "either side; the score's rule can be judged by them. "
-        f"One pixel is {_pixel_size(run.cache)}."
+        f"One pixel is {run.pictures.pixel_size_A:.3g} Å."
     )
     return Plot(name, title, figure, caption, "Montage of particle images: " + "; ".join(sections) + ".")
-
-
-def _smoothed(cache: ParticleCache, rows: NDArray[np.int64]) -> FloatArray:
-    """Images of these rows, shape (m, h, w), with less noise than the eye can bear."""
-    images = cache.read(rows).numpy().astype(np.float64)
-    if cache.info.noise_free:
-        return images
-    return np.asarray(gaussian_filter(images, (0.0, SMOOTHING_PX, SMOOTHING_PX)))
-
-
-def _pixel_size(cache: ParticleCache) -> str:
-    return f"{cache.info.pixel_size_A:.3g} Å"
 
 
 def choose_particles(run: RunRecord) -> dict[str, NDArray[np.int64]]:
@@ -112,15 +96,15 @@ def aligned(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG
     """Some good particles as they are and put into place, and means of more and more of them."""
     name, title = "aligned", "Particles put into place"
     psi, good = run.column("psi_deg"), run.kept & np.isfinite(run.column("psi_deg"))
-    if run.cache is None:
-        return LeftOut(name, title, why_no_images(run))
+    if run.pictures.images is None:
+        return LeftOut(name, title, why_no_images())
     if not run.angle_known or not good.any():
         return LeftOut(name, title, "No angle of a kept particle is known, so none can be turned into place.")
     rows = np.flatnonzero(good)
     best = rows[np.argsort(run.column("outlier_score")[rows], kind="stable")][:COLUMNS]
     drawn = np.random.default_rng(0).permutation(rows)[: MEANS_OF[-1]]
-    shift = shifts_px(run, run.cache.info.pixel_size_A)
-    raw = _smoothed(run.cache, best)
+    shift = shifts_px(run, run.pictures.pixel_size_A)
+    raw = run.pictures.smoothed(best)
     parts = {"as they are": raw, "put into place": put_into_place(raw, psi[best], shift[best])}
     figure = new_figure(10.0, 4.4)
     parts_of_page = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 2.1))[:, 0]
@@ -130,7 +114,7 @@ def aligned(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa: ARG
         axes.imshow(mosaic(part), cmap="gray", vmin=limits[0], vmax=limits[1])
         axes.set_axis_off()
         axes.set_title(f"{label}: {len(best)} of the best", fontsize=10, loc="left")
-    images = run.cache.read(drawn).numpy().astype(np.float64)
+    images = run.pictures.images(drawn)
     _draw_means(
         parts_of_page[1], {"as they are": images, "put into place": put_into_place(images, psi[drawn], shift[drawn])}
     )
@@ -162,22 +146,3 @@ def shifts_px(run: RunRecord, pixel_size_A: float) -> FloatArray:
     """Where each particle lies relative to the centre of its box, shape (n, 2); zero where that is not known."""
     origin_A = np.stack([run.column("origin_x_A"), run.column("origin_y_A")], axis=1)
     return np.nan_to_num(-origin_A / pixel_size_A)
-
-
-def put_into_place(images: FloatArray, psi_deg: FloatArray, shift_px: FloatArray) -> FloatArray:
-    """Images turned and shifted so that they all lie like the reference; signs as in :mod:`cryorbit.conventions`.
-
-    Parameters
-    ----------
-    images
-        Shape (m, h, w).
-    psi_deg, shift_px
-        Of each, shapes (m,) and (m, 2).
-    """
-    centre = np.array([images.shape[1] // 2, images.shape[2] // 2], dtype=np.float64)
-    placed = np.empty_like(images)
-    for k, angle in enumerate(np.radians(psi_deg)):
-        # reference(y) = image(R(psi)^T y + t), here with the rows first.
-        back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        placed[k] = affine_transform(images[k], back, centre + shift_px[k, ::-1] - back @ centre, order=1)
-    return placed

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.mrc import read_image
-from cryorbit.io.runs import MANIFEST
+from cryorbit.io.runs import FILE_COLUMNS, MANIFEST
 from cryorbit.preprocessing.dataset import ParticleCache
+from cryorbit.report.pictures import Pictures
 from cryorbit.training.metrics import read_metrics
 
 AXES_SHOWN = 3
@@ -69,6 +70,10 @@ class RunRecord:
         The run folder.
     estimates
         One row for each of the n particles, without the image names.
+    latent
+        Columns of ``latent.parquet`` in the order of ``estimates``; None where it is missing or damaged.
+    file_columns
+        Columns of the particle file in that order, without those of which the estimates have a version; None likewise.
     principal
         The first principal coordinates of the latent points, shape (n, 2 or 3), in the order of ``estimates``;
         None without ``latent.parquet``.
@@ -84,10 +89,14 @@ class RunRecord:
         What the data allow, by defocus: the columns of ``limits.csv``, None where it is missing or damaged.
     manifest
         Content of ``run.json``.
+    pictures
+        Images of particles to look at; from the cache where nobody said otherwise.
     """
 
     folder: Path
     estimates: pd.DataFrame
+    latent: pd.DataFrame | None
+    file_columns: pd.DataFrame | None
     principal: FloatArray | None
     metrics: tuple[Mapping[str, Any], ...]
     previews: tuple[Preview, ...]
@@ -95,6 +104,7 @@ class RunRecord:
     average: ClassAverage
     limits: pd.DataFrame | None
     manifest: Mapping[str, Any]
+    pictures: Pictures = field(default_factory=Pictures)
 
     def __len__(self) -> int:
         return len(self.estimates)
@@ -195,8 +205,15 @@ class RunRecord:
         return float(value)
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path, pictures: Pictures | None = None) -> RunRecord:
     """Read a run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    pictures
+        Images of its particles; from its cache, where there is one, if left out.
 
     Raises
     ------
@@ -204,16 +221,21 @@ def read_run(folder: Path) -> RunRecord:
         If it has no readable ``estimates.parquet``, or that has no rows.
     """
     estimates = _read_estimates(folder)
+    latent = _read_beside(folder / "latent.parquet", estimates)
+    cache = _open_cache(folder / "cache", len(estimates))
     return RunRecord(
         folder=folder,
         estimates=estimates,
-        principal=_read_principal(folder / "latent.parquet", estimates),
+        latent=latent,
+        file_columns=_read_beside(folder / FILE_COLUMNS, estimates),
+        principal=_principal(latent),
         metrics=tuple(read_metrics(folder / "metrics.jsonl")),
         previews=tuple(_read_previews(folder / "checkpoint")),
-        cache=_open_cache(folder / "cache", len(estimates)),
+        cache=cache,
         average=_read_average(folder),
         limits=_read_csv(folder / "limits.csv", ("defocus_um", "psi_limit_deg", "origin_limit_A", "defocus_limit_um")),
         manifest=_read_manifest(folder / MANIFEST),
+        pictures=pictures or _cached_pictures(cache),
     )
 
 
@@ -234,19 +256,25 @@ def _read_estimates(folder: Path) -> pd.DataFrame:
     return estimates
 
 
-def _read_principal(path: Path, estimates: pd.DataFrame) -> FloatArray | None:
-    """Principal coordinates in the order of the estimates."""
+def _read_beside(path: Path, estimates: pd.DataFrame) -> pd.DataFrame | None:
+    """A further table of the same particles, in the order of the estimates, without its ids."""
     try:
-        present = pq.read_schema(path).names
-        columns = [name for name in (f"pc{k + 1}" for k in range(AXES_SHOWN)) if name in present]
-        latent = pd.read_parquet(path, columns=["id", *columns])
+        table = pd.read_parquet(path)
     except (OSError, pa.ArrowException):
         return None
-    if len(columns) < 2 or "id" not in estimates or latent["id"].duplicated().any():
+    if "id" not in table or "id" not in estimates or table["id"].duplicated().any():
         return None
-    if not np.array_equal(latent["id"].to_numpy(), estimates["id"].to_numpy()):
-        latent = latent.set_index("id").reindex(estimates["id"])
-    return latent[columns].to_numpy(dtype=np.float64)
+    if not np.array_equal(table["id"].to_numpy(), estimates["id"].to_numpy()):
+        table = table.set_index("id").reindex(estimates["id"]).reset_index()
+    return table.drop(columns="id")
+
+
+def _principal(latent: pd.DataFrame | None) -> FloatArray | None:
+    """The first principal coordinates of the latent points."""
+    if latent is None:
+        return None
+    columns = [name for name in (f"pc{k + 1}" for k in range(AXES_SHOWN)) if name in latent]
+    return latent[columns].to_numpy(dtype=np.float64) if len(columns) >= 2 else None
 
 
 def _read_previews(checkpoint: Path) -> list[Preview]:
@@ -268,6 +296,16 @@ def _open_cache(folder: Path, n: int) -> ParticleCache | None:
     except (OSError, ValueError, TypeError):
         return None
     return cache if len(cache) == n else None
+
+
+def _cached_pictures(cache: ParticleCache | None) -> Pictures:
+    if cache is None:
+        return Pictures()
+
+    def read(rows: NDArray[np.int64]) -> FloatArray:
+        return np.asarray(cache.read(rows).numpy(), dtype=np.float64)
+
+    return Pictures(read, cache.info.pixel_size_A, cache.info.noise_free)
 
 
 def _read_average(folder: Path) -> ClassAverage:

@@ -13,7 +13,8 @@ from cryorbit.preprocessing.resample import fourier_crop, rotate
 from cryorbit.report.alignment_figures import average_image
 from cryorbit.report.drawing import COLOURS, LINES, LeftOut, Plot, new_figure
 from cryorbit.report.paper import FIGURES
-from cryorbit.report.particle_figures import put_into_place, shifts_px
+from cryorbit.report.particle_figures import shifts_px
+from cryorbit.report.pictures import put_into_place
 from cryorbit.report.record import RunRecord
 from cryorbit.report.reproduction_figures import Reproduced, Sets, missing
 from cryorbit.report.reproduction_record import ReproducedSet

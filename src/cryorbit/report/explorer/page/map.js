@@ -1,0 +1,258 @@
+// The map: a density where points are many, discs where they are few; what is not selected lies grey beneath.
+
+const NEAR = [[2000, 3], [20000, 2], [120000, 1]];  // in view, fewer than this: radius in pixels
+
+class PointMap {
+  constructor(canvas, overlay, explorer) {
+    this.canvas = canvas;
+    this.overlay = overlay;
+    this.explorer = explorer;
+    this.view = null;
+    this.margin = { left: 58, right: 12, top: 10, bottom: 42 };
+    this.frames = [];  // milliseconds of the last pictures
+    this.queued = false;
+    this.path = null;  // corners of a shape that is being drawn, in overlay pixels
+    this.cross = null;  // where the keyboard's pointer is
+  }
+
+  get width() { return this.canvas.clientWidth; }
+  get height() { return this.canvas.clientHeight; }
+
+  // The part of the canvas within the axes, in its own pixels.
+  get frame() {
+    const { left, right, top, bottom } = this.margin;
+    return { x: left, y: top, w: Math.max(this.width - left - right, 10), h: Math.max(this.height - top - bottom, 10) };
+  }
+
+  reset() {
+    const pad = 0.03 * LEVELS;
+    this.view = { x0: -pad, x1: LEVELS + pad, y0: -pad, y1: LEVELS + pad };
+    const { x, y } = this.explorer;
+    for (const [column, low, high] of [[x, "x0", "x1"], [y, "y0", "y1"]]) {
+      if (column.kind === "angle") { this.view[low] = 0; this.view[high] = LEVELS; }
+    }
+    this.draw();
+  }
+
+  toScreen(xLevel, yLevel) {
+    const { x, y, w, h } = this.frame, v = this.view;
+    return [x + ((xLevel - v.x0) / (v.x1 - v.x0)) * w, y + h - ((yLevel - v.y0) / (v.y1 - v.y0)) * h];
+  }
+
+  toLevels(px, py) {
+    const { x, y, w, h } = this.frame, v = this.view;
+    return [v.x0 + ((px - x) / w) * (v.x1 - v.x0), v.y0 + ((y + h - py) / h) * (v.y1 - v.y0)];
+  }
+
+  zoom(factor, px, py) {
+    const [cx, cy] = this.toLevels(px, py), v = this.view;
+    const smallest = 20, largest = 4 * LEVELS;
+    const f = Math.min(Math.max(factor, smallest / (v.x1 - v.x0), smallest / (v.y1 - v.y0)), largest / (v.x1 - v.x0));
+    this.view = {
+      x0: cx + (v.x0 - cx) * f, x1: cx + (v.x1 - cx) * f, y0: cy + (v.y0 - cy) * f, y1: cy + (v.y1 - cy) * f,
+    };
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    const { w, h } = this.frame, v = this.view;
+    const x = (dx / w) * (v.x1 - v.x0), y = (dy / h) * (v.y1 - v.y0);
+    this.view = { x0: v.x0 - x, x1: v.x1 - x, y0: v.y0 + y, y1: v.y1 + y };
+    this.draw();
+  }
+
+  draw() {
+    if (this.queued) return;
+    this.queued = true;
+    requestAnimationFrame(() => {
+      this.queued = false;
+      this.paint();
+    });
+  }
+
+  paint() {
+    const e = this.explorer;
+    if (!e.x || !this.view || this.width === 0) return;
+    const started = performance.now();
+    const scale = e.n > 200000 ? 1 : Math.min(window.devicePixelRatio || 1, 2);
+    for (const canvas of [this.canvas, this.overlay]) {
+      const w = Math.round(this.width * scale), h = Math.round(this.height * scale);
+      if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+    }
+    const f = this.frame, w = Math.round(f.w * scale), h = Math.round(f.h * scale);
+    const image = this.shade(this.accumulate(w, h, scale), w, h);
+    const context = this.canvas.getContext("2d");
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.fillStyle = e.colour && e.colour.kind === "angle" ? e.data.circle_background : e.theme("--panel");
+    context.fillRect(f.x * scale, f.y * scale, w, h);
+    // Only an image that is drawn, not put, lets the background show through.
+    const layer = this.layer || (this.layer = document.createElement("canvas"));
+    if (layer.width !== w || layer.height !== h) { layer.width = w; layer.height = h; }
+    layer.getContext("2d").putImageData(image, 0, 0);
+    context.drawImage(layer, f.x * scale, f.y * scale);
+    this.paintOverlay(scale);
+    this.frames.push(performance.now() - started);
+    if (this.frames.length > 200) this.frames.shift();
+  }
+
+  // Points in each pixel: selected and other ones, and sums of the selected ones' colours.
+  accumulate(w, h, scale) {
+    const e = this.explorer, v = this.view, n = e.n;
+    if (!this.buffers || this.buffers.size !== w * h) {
+      const size = w * h;
+      this.buffers = {
+        size, selected: new Uint32Array(size), other: new Uint32Array(size), a: new Float32Array(size),
+        b: new Float32Array(size), coloured: new Uint32Array(size),
+      };
+    }
+    const { selected, other, a, b, coloured } = this.buffers;
+    for (const buffer of [selected, other, a, b, coloured]) buffer.fill(0);
+    const X = e.x.levels, Y = e.y.levels, C = e.colour ? e.colour.levels : null;
+    const passes = e.passes, picked = e.picked;
+    const sx = w / (v.x1 - v.x0), sy = h / (v.y1 - v.y0), x0 = v.x0, y1 = v.y1;
+    const circular = e.colour !== null && e.colour.kind === "angle";
+    const indexed = e.colour !== null && e.colour.isWords ? e.wordColours : null;
+    const cos = e.cosines, sin = e.sines;
+    let inView = 0;
+    for (let i = 0; i < n; i++) {
+      const px = (X[i] - x0) * sx, py = (y1 - Y[i]) * sy;
+      if (px >= 0 && px < w && py >= 0 && py < h && passes[i] === 1) inView++;
+    }
+    const near = NEAR.find(([count]) => inView < count);
+    const r = near ? Math.round(near[1] * (scale > 1 ? 1.5 : 1)) : 0;
+    for (let i = 0; i < n; i++) {
+      if (passes[i] === 0) continue;
+      const lx = X[i], ly = Y[i];
+      if (lx === MISSING || ly === MISSING) continue;
+      const px = Math.floor((lx - x0) * sx), py = Math.floor((y1 - ly) * sy);
+      if (px < -r || px >= w + r || py < -r || py >= h + r) continue;
+      const isPicked = picked[i] === 1, level = C === null ? MISSING : C[i];
+      for (let dy = -r; dy <= r; dy++) {
+        const y = py + dy;
+        if (y < 0 || y >= h) continue;
+        for (let dx = -r; dx <= r; dx++) {
+          const x = px + dx;
+          if (x < 0 || x >= w || dx * dx + dy * dy > r * r + 1) continue;
+          const p = y * w + x;
+          if (!isPicked) { other[p]++; continue; }
+          selected[p]++;
+          if (level === MISSING) continue;
+          if (circular) { a[p] += cos[level >> 6]; b[p] += sin[level >> 6]; coloured[p]++; }
+          else if (indexed) { a[p] = indexed[level]; coloured[p] = 1; }
+          else { a[p] += level; coloured[p]++; }
+        }
+      }
+    }
+    this.inView = inView;
+    this.radius = r;
+    return this.buffers;
+  }
+
+  shade({ selected, other, a, b, coloured }, w, h) {
+    const e = this.explorer, image = new ImageData(w, h), out = image.data;
+    let most = 1, mostOther = 1;
+    for (let p = 0; p < selected.length; p++) {
+      if (selected[p] > most) most = selected[p];
+      if (other[p] > mostOther) mostOther = other[p];
+    }
+    const logMost = Math.log(1 + most), logOther = Math.log(1 + mostOther), dense = this.radius === 0;
+    const grey = rgb(e.theme("--faint")), plain = rgb(e.theme("--accent"));
+    const kind = e.colour ? e.colour.kind : "none", lut = e.lut;
+    for (let p = 0; p < selected.length; p++) {
+      const count = selected[p], at = 4 * p;
+      if (count > 0) {
+        let colour = plain, k = -1;
+        const known = coloured[p];
+        if (kind !== "none") {
+          if (known === 0) colour = grey;
+          else if (kind === "angle") {
+            let turn = Math.atan2(b[p], a[p]) / (2 * Math.PI) + 0.5;
+            if (turn >= 1) turn -= 1;
+            k = Math.floor(turn * 256);
+          } else if (kind === "words") k = a[p];
+          else k = Math.min(255, Math.floor((a[p] / known / LEVELS) * 256));
+        }
+        out[at] = k < 0 ? colour[0] : lut[3 * k];
+        out[at + 1] = k < 0 ? colour[1] : lut[3 * k + 1];
+        out[at + 2] = k < 0 ? colour[2] : lut[3 * k + 2];
+        out[at + 3] = dense ? 90 + 165 * (Math.log(1 + count) / logMost) : 235;
+      } else if (other[p] > 0) {
+        out[at] = grey[0]; out[at + 1] = grey[1]; out[at + 2] = grey[2];
+        out[at + 3] = dense ? 50 + 130 * (Math.log(1 + other[p]) / logOther) : 150;
+      }
+    }
+    return image;
+  }
+
+  paintOverlay(scale) {
+    const e = this.explorer, c = this.overlay.getContext("2d"), f = this.frame;
+    c.setTransform(scale, 0, 0, scale, 0, 0);
+    c.clearRect(0, 0, this.width, this.height);
+    c.strokeStyle = e.theme("--line"); c.fillStyle = e.theme("--ink"); c.lineWidth = 1;
+    c.strokeRect(f.x + 0.5, f.y + 0.5, f.w - 1, f.h - 1);
+    c.font = "12px system-ui, sans-serif";
+    this.paintTicks(c, f, e.x, true);
+    this.paintTicks(c, f, e.y, false);
+    if (this.path && this.path.length) {
+      c.beginPath();
+      this.path.forEach(([x, y], k) => (k ? c.lineTo(x, y) : c.moveTo(x, y)));
+      if (this.path.length > 2) c.closePath();
+      c.strokeStyle = e.theme("--ink"); c.lineWidth = 1.5; c.setLineDash([5, 4]); c.stroke(); c.setLineDash([]);
+      c.fillStyle = "rgba(120, 140, 160, 0.18)"; c.fill();
+    }
+    if (this.cross) {
+      const [x, y] = this.cross;
+      c.strokeStyle = e.theme("--ink"); c.lineWidth = 1.5;
+      c.beginPath(); c.moveTo(x - 9, y); c.lineTo(x + 9, y); c.moveTo(x, y - 9); c.lineTo(x, y + 9); c.stroke();
+    }
+  }
+
+  paintTicks(c, f, column, horizontal) {
+    const v = this.view, [from, to] = horizontal ? [v.x0, v.x1] : [v.y0, v.y1];
+    const low = column.at(from), high = column.at(to), length = horizontal ? f.w : f.h;
+    c.fillStyle = this.explorer.theme("--ink"); c.strokeStyle = this.explorer.theme("--line");
+    c.textAlign = horizontal ? "center" : "right"; c.textBaseline = horizontal ? "top" : "middle";
+    if (!column.isWords) {
+      const { values, step } = ticks(low, high, length / 80);
+      for (const value of values) {
+        const share = (value - low) / (high - low);
+        const text = formatNumber(value, step * 30);
+        if (horizontal) c.fillText(text, f.x + share * f.w, f.y + f.h + 5);
+        else c.fillText(text, f.x - 6, f.y + f.h - share * f.h);
+      }
+    }
+    c.textAlign = "center";
+    if (horizontal) c.fillText(column.label, f.x + f.w / 2, f.y + f.h + 22);
+    else {
+      c.save(); c.translate(9, f.y + f.h / 2); c.rotate(-Math.PI / 2); c.textBaseline = "middle";
+      c.fillText(column.label, 0, 0); c.restore();
+    }
+  }
+}
+
+function rgb(text) {
+  const hex = /^#([0-9a-f]{6})$/i.exec(text.trim());
+  if (!hex) return [128, 128, 128];
+  const value = parseInt(hex[1], 16);
+  return [value >> 16, (value >> 8) & 255, value & 255];
+}
+
+// Whether each point lies within a polygon whose corners are levels; those outside `passes` do not.
+function insidePolygon(corners, X, Y, passes) {
+  const n = X.length, inside = new Uint8Array(n), m = corners.length;
+  let left = Infinity, right = -Infinity, bottom = Infinity, top = -Infinity;
+  for (const [x, y] of corners) {
+    left = Math.min(left, x); right = Math.max(right, x); bottom = Math.min(bottom, y); top = Math.max(top, y);
+  }
+  for (let i = 0; i < n; i++) {
+    const x = X[i], y = Y[i];
+    if (passes[i] === 0 || x < left || x > right || y < bottom || y > top || x === MISSING || y === MISSING) continue;
+    let odd = 0;
+    for (let k = 0, j = m - 1; k < m; j = k++) {
+      const [xk, yk] = corners[k], [xj, yj] = corners[j];
+      if (yk > y !== yj > y && x < ((xj - xk) * (y - yk)) / (yj - yk) + xk) odd ^= 1;
+    }
+    inside[i] = odd;
+  }
+  return inside;
+}
