@@ -9,6 +9,7 @@ class Explorer {
     this.columns = data.columns.map((header, place) => new Column({ ...header, place }, this.n));
     this.passes = new Uint8Array(this.n).fill(1);
     this.picked = new Uint8Array(this.n).fill(1);
+    this.state = new Uint8Array(this.n);  // of each particle: 0 filtered out, 1 shown, 2 selected
     this.filters = [];
     this.done = [];
     this.undone = [];
@@ -43,6 +44,7 @@ class Explorer {
     }
     this.map = new PointMap(document.getElementById("map"), document.getElementById("map-overlay"), this);
     await Promise.all([this.setAxis("x", this.data.start.x, false), this.setAxis("y", this.data.start.y, false)]);
+    this.count();
     this.map.reset();
     if (this.data.start.colour) await this.setColour(this.data.start.colour);
     this.kept = this.column("kept");
@@ -214,13 +216,14 @@ class Explorer {
 
   count() {
     let shown = 0, chosen = 0, kept = 0;
-    const levels = this.kept ? this.kept.levels : null;
-    for (let i = 0; i < this.n; i++) {
-      shown += this.passes[i];
-      if (this.picked[i] & this.passes[i]) {
-        chosen++;
-        if (levels && levels[i] > LEVELS / 2) kept++;
-      }
+    const { passes, picked, state, n } = this, levels = this.kept ? this.kept.levels : null;
+    for (let i = 0; i < n; i++) {
+      const s = passes[i] * (1 + picked[i]);
+      state[i] = s;
+      shown += passes[i];
+      if (s !== 2) continue;
+      chosen++;
+      if (levels !== null && levels[i] > 32767) kept++;
     }
     this.chosen = chosen;
     const say = (value) => value.toLocaleString("en");

@@ -97,89 +97,121 @@ class PointMap {
 
   // Points in each pixel: selected and other ones, and sums of the selected ones' colours.
   accumulate(w, h, scale) {
-    const e = this.explorer, v = this.view, n = e.n;
-    if (!this.buffers || this.buffers.size !== w * h) {
-      const size = w * h;
+    const size = w * h;
+    if (!this.buffers || this.buffers.size !== size) {
       this.buffers = {
         size, selected: new Uint32Array(size), other: new Uint32Array(size), a: new Float32Array(size),
         b: new Float32Array(size), coloured: new Uint32Array(size),
       };
     }
-    const { selected, other, a, b, coloured } = this.buffers;
-    for (const buffer of [selected, other, a, b, coloured]) buffer.fill(0);
-    const X = e.x.levels, Y = e.y.levels, C = e.colour ? e.colour.levels : null;
-    const passes = e.passes, picked = e.picked;
-    const sx = w / (v.x1 - v.x0), sy = h / (v.y1 - v.y0), x0 = v.x0, y1 = v.y1;
-    const circular = e.colour !== null && e.colour.kind === "angle";
-    const indexed = e.colour !== null && e.colour.isWords ? e.wordColours : null;
-    const cos = e.cosines, sin = e.sines;
-    let inView = 0;
-    for (let i = 0; i < n; i++) {
-      const px = (X[i] - x0) * sx, py = (y1 - Y[i]) * sy;
-      if (px >= 0 && px < w && py >= 0 && py < h && passes[i] === 1) inView++;
+    // How many are in view tells how large each is; it is known when they have been drawn, and seldom changes.
+    for (let attempt = 0; attempt < 2; attempt++) {
+      for (const name of ["selected", "other", "a", "b", "coloured"]) this.buffers[name].fill(0);
+      const r = this.radiusFor(this.inView === undefined ? this.explorer.n : this.inView, scale);
+      this.radius = r;
+      this.inView = r === 0 ? this.addDense(w, h) : this.addDiscs(w, h, r);
+      if (this.radiusFor(this.inView, scale) === r) break;
     }
-    const near = NEAR.find(([count]) => inView < count);
-    const r = near ? Math.round(near[1] * (scale > 1 ? 1.5 : 1)) : 0;
-    for (let i = 0; i < n; i++) {
-      if (passes[i] === 0) continue;
-      const lx = X[i], ly = Y[i];
-      if (lx === MISSING || ly === MISSING) continue;
-      const px = Math.floor((lx - x0) * sx), py = Math.floor((y1 - ly) * sy);
-      if (px < -r || px >= w + r || py < -r || py >= h + r) continue;
-      const isPicked = picked[i] === 1, level = C === null ? MISSING : C[i];
-      for (let dy = -r; dy <= r; dy++) {
-        const y = py + dy;
-        if (y < 0 || y >= h) continue;
-        for (let dx = -r; dx <= r; dx++) {
-          const x = px + dx;
-          if (x < 0 || x >= w || dx * dx + dy * dy > r * r + 1) continue;
-          const p = y * w + x;
-          if (!isPicked) { other[p]++; continue; }
-          selected[p]++;
-          if (level === MISSING) continue;
-          if (circular) { a[p] += cos[level >> 6]; b[p] += sin[level >> 6]; coloured[p]++; }
-          else if (indexed) { a[p] = indexed[level]; coloured[p] = 1; }
-          else { a[p] += level; coloured[p]++; }
-        }
-      }
-    }
-    this.inView = inView;
-    this.radius = r;
     return this.buffers;
   }
 
+  radiusFor(inView, scale) {
+    const near = NEAR.find(([count]) => inView < count);
+    return near ? Math.round(near[1] * (scale > 1 ? 1.5 : 1)) : 0;
+  }
+
+  // One pixel for each point: a million of them twenty times a second. Gives how many are in view.
+  addDense(w, h) {
+    const e = this.explorer, v = this.view, n = e.n, { selected, other, a, b, coloured } = this.buffers;
+    const X = e.x.levels, Y = e.y.levels, state = e.state, C = e.colour ? e.colour.levels : null;
+    const sx = w / (v.x1 - v.x0), sy = h / (v.y1 - v.y0), x0 = v.x0, y1 = v.y1;
+    const complete = !(e.x.missing || e.y.missing), gaps = e.colour !== null && e.colour.missing > 0;
+    const way = C === null ? 0 : e.colour.kind === "angle" ? 2 : e.colour.isWords ? 3 : 1;
+    const indexed = e.wordColours, cos = e.cosines, sin = e.sines;
+    let inView = 0;
+    for (let i = 0; i < n; i++) {
+      const s = state[i];
+      if (s === 0) continue;
+      const px = (X[i] - x0) * sx, py = (y1 - Y[i]) * sy;
+      if (!(px >= 0 && px < w && py >= 0 && py < h)) continue;
+      if (!complete && (X[i] === MISSING || Y[i] === MISSING)) continue;
+      inView++;
+      const p = (py | 0) * w + (px | 0);
+      if (s === 1) { other[p]++; continue; }
+      selected[p]++;
+      if (way === 0 || (gaps && C[i] === MISSING)) continue;
+      if (way === 1) a[p] += C[i];
+      else if (way === 2) { const k = C[i] >> 6; a[p] += cos[k]; b[p] += sin[k]; }
+      else a[p] = indexed[C[i]];
+      if (gaps) coloured[p]++;
+    }
+    return inView;
+  }
+
+  // Discs of some pixels: where points are few.
+  addDiscs(w, h, r) {
+    const e = this.explorer, v = this.view, { selected, other, a, b, coloured } = this.buffers;
+    const X = e.x.levels, Y = e.y.levels, C = e.colour ? e.colour.levels : null;
+    const sx = w / (v.x1 - v.x0), sy = h / (v.y1 - v.y0);
+    const circular = C !== null && e.colour.kind === "angle", indexed = C !== null && e.colour.isWords ? e.wordColours : null;
+    let inView = 0;
+    for (let i = 0; i < e.n; i++) {
+      const s = e.state[i], lx = X[i], ly = Y[i];
+      if (s === 0 || lx === MISSING || ly === MISSING) continue;
+      const px = Math.floor((lx - v.x0) * sx), py = Math.floor((v.y1 - ly) * sy);
+      if (px < -r || px >= w + r || py < -r || py >= h + r) continue;
+      if (px >= 0 && px < w && py >= 0 && py < h) inView++;
+      const level = C === null ? MISSING : C[i];
+      for (let y = Math.max(py - r, 0); y <= Math.min(py + r, h - 1); y++) {
+        for (let x = Math.max(px - r, 0); x <= Math.min(px + r, w - 1); x++) {
+          if ((x - px) ** 2 + (y - py) ** 2 > r * r + 1) continue;
+          const p = y * w + x;
+          if (s === 1) { other[p]++; continue; }
+          selected[p]++;
+          if (level === MISSING) continue;
+          if (circular) { a[p] += e.cosines[level >> 6]; b[p] += e.sines[level >> 6]; }
+          else if (indexed) a[p] = indexed[level];
+          else a[p] += level;
+          coloured[p]++;
+        }
+      }
+    }
+    return inView;
+  }
+
   shade({ selected, other, a, b, coloured }, w, h) {
-    const e = this.explorer, image = new ImageData(w, h), out = image.data;
+    const e = this.explorer, image = this.image && this.image.width === w && this.image.height === h ? this.image : new ImageData(w, h);
+    this.image = image;
+    const out = new Uint32Array(image.data.buffer), size = w * h, dense = this.radius === 0;
     let most = 1, mostOther = 1;
-    for (let p = 0; p < selected.length; p++) {
+    for (let p = 0; p < size; p++) {
       if (selected[p] > most) most = selected[p];
       if (other[p] > mostOther) mostOther = other[p];
     }
-    const logMost = Math.log(1 + most), logOther = Math.log(1 + mostOther), dense = this.radius === 0;
-    const grey = rgb(e.theme("--faint")), plain = rgb(e.theme("--accent"));
-    const kind = e.colour ? e.colour.kind : "none", lut = e.lut;
-    for (let p = 0; p < selected.length; p++) {
-      const count = selected[p], at = 4 * p;
+    const opacity = (from, by, top) => Uint8Array.from({ length: 256 }, (_, k) => from + by * Math.log1p((k / 255) * top) / Math.log1p(top));
+    const strong = opacity(90, 165, most), weak = opacity(50, 130, mostOther);
+    const pack = (r, g, blue) => (blue << 16) | (g << 8) | r;
+    const grey = pack(...rgb(e.theme("--faint"))), plain = pack(...rgb(e.theme("--accent")));
+    const kind = e.colour ? e.colour.kind : "none", lut = new Uint32Array(256);
+    if (e.lut) for (let k = 0; k < e.lut.length / 3; k++) lut[k] = pack(e.lut[3 * k], e.lut[3 * k + 1], e.lut[3 * k + 2]);
+    const whole = dense && !(e.colour && e.colour.missing > 0);  // every selected point has a colour
+    const way = { none: 0, angle: 2, words: 3 }[kind] ?? 1, scale = 256 / LEVELS, turn = 128 / Math.PI;
+    for (let p = 0; p < size; p++) {
+      const count = selected[p];
       if (count > 0) {
-        let colour = plain, k = -1;
-        const known = coloured[p];
-        if (kind !== "none") {
-          if (known === 0) colour = grey;
-          else if (kind === "angle") {
-            let turn = Math.atan2(b[p], a[p]) / (2 * Math.PI) + 0.5;
-            if (turn >= 1) turn -= 1;
-            k = Math.floor(turn * 256);
-          } else if (kind === "words") k = a[p];
-          else k = Math.min(255, Math.floor((a[p] / known / LEVELS) * 256));
+        const known = whole ? count : coloured[p];
+        let colour = way === 0 ? plain : grey;
+        if (way > 0 && known > 0) {
+          if (way === 1) colour = lut[Math.min(255, ((a[p] / known) * scale) | 0)];
+          else if (way === 2) colour = lut[(Math.atan2(b[p], a[p]) * turn + 128) & 255];
+          else colour = lut[a[p]];
         }
-        out[at] = k < 0 ? colour[0] : lut[3 * k];
-        out[at + 1] = k < 0 ? colour[1] : lut[3 * k + 1];
-        out[at + 2] = k < 0 ? colour[2] : lut[3 * k + 2];
-        out[at + 3] = dense ? 90 + 165 * (Math.log(1 + count) / logMost) : 235;
+        const alpha = dense ? strong[Math.min(255, ((count - 1) * 255 / most + 1) | 0)] : 235;
+        out[p] = (alpha << 24) | colour;
       } else if (other[p] > 0) {
-        out[at] = grey[0]; out[at + 1] = grey[1]; out[at + 2] = grey[2];
-        out[at + 3] = dense ? 50 + 130 * (Math.log(1 + other[p]) / logOther) : 150;
-      }
+        const alpha = dense ? weak[Math.min(255, ((other[p] - 1) * 255 / mostOther + 1) | 0)] : 150;
+        out[p] = (alpha << 24) | grey;
+      } else out[p] = 0;
     }
     return image;
   }
