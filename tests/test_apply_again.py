@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import mrcfile
 import numpy as np
 import pytest
 import torch
 
-from cryorbit import read_particles, run, write_particles
+from cryorbit import ImageStack, read_particles, run, write_particles
+from cryorbit.aligned import told_marks
 from cryorbit.errors import ParticleDataError, RunFolderError
+from cryorbit.io.fingerprints import image_marks
+from cryorbit.particles import ImageLocations
 from cryorbit.pipeline import apply, rerun
 from cryorbit.rows import Rows
 
 from .cli.test_cli import call
+from .io.conftest import write_stack
 from .pipeline_sets import tiny_config, tiny_set
 
 N, PREVIEW = 140, 90
@@ -83,6 +90,83 @@ def test_images_that_were_replaced_are_new_ones(preview, whole, star, tmp_path):
     off = np.abs(orbit_psi(then) - orbit_psi(whole))[known]
     assert np.median(off) > 20
     assert in_average(then) > in_average(whole) + 0.3 * PREVIEW
+
+
+def test_images_are_known_in_whatever_file_they_lie(preview, whole, star, tmp_path):
+    """Restacked, with another header, compressed, in an HDF5 file."""
+    table = read_particles(star)
+    with ImageStack(table.locations) as stack:
+        images = stack.read(np.arange(N))
+    (tmp_path / "set").mkdir()
+    parts = {"one.mrcs": images[:60], "two.mrcs": images[60:]}
+    for name, part in parts.items():
+        write_stack(tmp_path / "set" / name, part, 8.0)
+    with mrcfile.open(tmp_path / "set" / "one.mrcs", "r+") as stack:
+        stack.add_label("looked at by another program")
+    (tmp_path / "set" / "two.mrcs.gz").write_bytes(gzip.compress((tmp_path / "set" / "two.mrcs").read_bytes()))
+    names = [f"{k + 1}@set/one.mrcs" if k < 60 else f"{k - 59}@set/two.mrcs.gz" for k in range(N)]
+    write_particles(tmp_path / "restacked.star", table.with_columns({"rlnImageName": names}))
+    assert image_marks(read_particles(tmp_path / "restacked.star")).tolist() == image_marks(table).tolist()
+    then = apply(preview.folder, tmp_path / "run", tmp_path / "restacked.star", until="estimate")
+    np.testing.assert_array_equal(orbit_psi(then), orbit_psi(whole))
+    assert in_average(then) == pytest.approx(in_average(whole), rel=1e-6)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["particles"] = images
+    with ImageStack(ImageLocations((tmp_path / "a.h5",), np.zeros(N, int), np.arange(N))) as stack:
+        ((_, pixels),) = stack.middles(512)
+    np.testing.assert_array_equal(pixels, images.reshape(N, -1)[:, (48 * 48 - 512) // 2 :][:, :512])
+
+
+@pytest.mark.parametrize("replaced", [0, 3, N - 1])
+def test_one_replaced_image_is_new(star, tmp_path, replaced):
+    there = moved(star, tmp_path / "set")
+    with mrcfile.open(there.with_name("particles.mrcs"), "r+") as stack:
+        stack.data[replaced] = stack.data[replaced][::-1]
+    same = image_marks(read_particles(there)) == image_marks(read_particles(star))
+    np.testing.assert_array_equal(np.flatnonzero(~same), [replaced])
+
+
+def test_rows_that_repeat_an_image_count_once(preview, whole, star, tmp_path):
+    table = read_particles(star)
+    write_particles(star.with_name("twice.star"), table.take(np.r_[np.arange(N), np.arange(N)]))
+    then = apply(preview.folder, tmp_path / "run", star.with_name("twice.star"), until="estimate")
+    assert in_average(then) == pytest.approx(in_average(whole), rel=1e-6)
+    np.testing.assert_allclose(orbit_psi(then)[N:], orbit_psi(then)[:N], atol=1e-2)
+
+
+def test_what_was_told_a_generation_before_holds_no_longer(star, tmp_path):
+    """A first run was given the defocus, a second one of other particles was not, nor is a third one of the first."""
+    table = read_particles(star)
+    blind = replace(table, frame=table.frame.drop(columns=["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]))
+    config = tiny_config(estimation={"defocus_prior": None})
+    first = run(table.take(np.arange(PREVIEW)), tmp_path / "a", config, until="estimate", latent=False)
+    second = apply(first.folder, tmp_path / "b", blind.take(np.arange(PREVIEW, N)), until="estimate")
+    third = apply(second.folder, tmp_path / "c", blind, until="estimate")
+    assert (first.estimates["orbit_defocus_std_um"] == 0).all()
+    assert (third.estimates["orbit_defocus_std_um"] > 0).all()
+    assert in_average(third) == pytest.approx(in_average(second), rel=1e-6)
+
+
+@pytest.mark.parametrize("change", ["voltage", "astigmatism", "phase"])
+def test_other_optics_make_other_poses(preview, star, tmp_path, change):
+    table = read_particles(star)
+    if change == "voltage":
+        other = replace(table, imaging=replace(table.imaging, voltage_kV=np.full(N, 120.0)))
+    elif change == "astigmatism":
+        columns = {
+            "rlnDefocusU": table.defocus_u_A + 2500,
+            "rlnDefocusV": table.defocus_v_A - 2500,
+            "rlnDefocusAngle": np.full(N, 37.0),
+        }
+        other = table.with_columns(columns)
+    else:
+        other = table.with_columns({"rlnPhaseShift": np.full(N, 30.0)})
+    known = preview.estimates["id"].to_numpy()
+    then = apply(preview.folder, tmp_path / "run", other, until="estimate")
+    assert (orbit_psi(then)[known] != orbit_psi(preview)).mean() > 0.9
+    for prior in ("given", "blind"):
+        marks = [told_marks(one, prior, (0.2, 4.2)) for one in (table, other)]
+        assert (marks[0] != marks[1]).all()
 
 
 def test_another_prior_holds_for_those_that_were_known_too(whole, preview, star, tmp_path):
@@ -163,9 +247,10 @@ def test_what_is_gone_is_named(preview, whole, star, tmp_path):
         apply(first.folder, tmp_path / "then")
     shutil.copytree(whole.folder, tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole" / "model")
-    rerun(tmp_path / "whole", "estimate", estimation={"outlier_threshold": 0.4})  # what was taken is not needed
+    manifest = (tmp_path / "whole" / "run.json").read_text()
     with pytest.raises(RunFolderError, match=r"has lost what was taken from .*preview"):
-        rerun(tmp_path / "whole", "align")
+        rerun(tmp_path / "whole", "estimate", estimation={"defocus_prior": "given"})
+    assert (tmp_path / "whole" / "run.json").read_text() == manifest
 
 
 def test_a_run_that_is_refused_is_left_as_it_was(preview, star, tmp_path):

@@ -245,6 +245,21 @@ def test_conditions_may_name_cryosparcs_fields(both, tmp_path):
             Rows((text,)).read(tmp_path / "J4.cs").ids, np.flatnonzero(np.arange(60) % 2 == 0)
         )
     assert len(Rows(("blob/path!=other.mrcs", "uid>0")).read(tmp_path / "J4.cs")) == 60
+    # Uids are more than a float can tell apart.
+    uid = int(whole["uid"][9])
+    whole["uid"][10] = uid + 1
+    whole = np.lib.recfunctions.append_fields(whole, "blob/good", np.arange(60) % 3 == 0, usemask=False)
+    with (tmp_path / "J4.cs").open("wb") as handle:
+        np.save(handle, whole)
+    assert Rows((f"uid={uid}",)).read(tmp_path / "J4.cs").ids.tolist() == [9]
+    assert len(Rows((f"uid!={uid},{uid + 1}",)).read(tmp_path / "J4.cs")) == 58
+    assert (
+        len(Rows(("blob/good",)).read(tmp_path / "J4.cs")) == len(Rows(("blob/good=1",)).read(tmp_path / "J4.cs")) == 20
+    )
+    with pytest.raises(ParticleDataError, match=r"no column _blob/shape .*blob/idx"):
+        Rows(("blob/shape=48",)).read(tmp_path / "J4.cs")
+    # Two records of one uid, of which none is chosen.
+    whole["uid"][7], whole["alignments2D/class"][6] = whole["uid"][6], 3
     whole["ctf/df1_A"][7] = -1.0
     with (tmp_path / "J4.cs").open("wb") as handle:
         np.save(handle, whole)

@@ -258,3 +258,29 @@ def test_a_rule_that_tells_no_outliers_apart_is_named(tmp_path, rule, says):
     code, _, err = call("evaluate", star.with_name("result.star"), star, "--outlier-column", rule)
     assert code == 0
     assert says in err
+
+
+def test_a_row_that_spoils_the_whole_file_is_left_out(tmp_path):
+    star = tiny_set(tmp_path / "set", images=30)
+    text = star.read_text()
+    optics = text[text.index("data_optics") : text.index("data_particles")]
+    group = next(line for line in optics.splitlines() if line.startswith("1 "))
+    assert text.count(group) == 1
+    # A second group that only the last row has, and a third that no one has, with a voltage that is no number.
+    lines = (
+        text.replace(group, group + "\n" + group.replace("1 ", "2 ", 1).replace("300.0", "abc", 1))
+        .rstrip("\n")
+        .split("\n")
+    )
+    row = max(k for k, line in enumerate(lines) if "@" in line)
+    head = [line.split()[0] for line in lines[lines.index("data_particles") :] if line.startswith("_")]
+    values = lines[row].split()
+    for number, good in (("2", 29), ("7", 29)):
+        values[head.index("_rlnOpticsGroup")] = number
+        lines[row] = " ".join(values)
+        (star.parent / "other.star").write_text("\n".join(lines) + "\n")
+        with pytest.raises(ParticleDataError):
+            read_particles(star.parent / "other.star")
+        chosen = Rows(("rlnOpticsGroup=1",)).read(star.parent / "other.star")
+        assert len(chosen) == good
+        assert np.isfinite(chosen.imaging.pixel_size_A).all()

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
+from cryorbit import conventions
 from cryorbit.alignment.learn import settings_for
 from cryorbit.alignment.limits import Limits
 from cryorbit.alignment.memory import AverageMemory, from_plain
@@ -42,6 +44,8 @@ SNR_SAMPLE = 500
 MANY_PARTICLES = 200
 AT_AN_END_um, MANY_AT_THE_ENDS = 0.02, 0.02
 POSES = "alignment.parquet"
+# Columns of it by which a later run knows a particle again, and whether its pose still holds.
+IMAGE_MARK, TOLD_MARK = "image_mark", "told_mark"
 AVERAGE = "average.mrc"
 AVERAGE_FRC = "average_frc.csv"
 LIMITS = "limits.csv"
@@ -52,8 +56,6 @@ UNIDENTIFIABLE_DEG = UNKNOWN_ANGLE_STD_DEG / 10
 AGREEING, SHARP_DEG = 0.8, 1.0
 # Lead in log-likelihood, over the whole sample of the start, that makes one solution for the defoci the only one.
 CLEAR_LEAD_NATS = 10.0
-# A defocus that is given and differs by less is the same, as text has it.
-SAME_DEFOCUS_um = 1e-5
 # Pixel sizes that differ by less are the same: an average of 100 A would change by a tenth of one.
 SAME_PIXEL_SIZE = 1e-3
 
@@ -74,25 +76,21 @@ class AverageTaken:
     ----------
     state
         Of :meth:`cryorbit.alignment.memory.AverageMemory.as_plain`.
-    facts
-        Of that run's alignment: see :attr:`AlignmentOutcome.facts`.
+    pixel_size_A
+        Of its images.
     known
         Those of the present particles that are in it.
+    told
+        What those were told when they were found, as :func:`told_marks` says, shape (m,).
+    repeated
+        Which of the present particles are the image of one before them once more, shape (n,).
     """
 
     state: dict[str, Any]
-    facts: dict[str, Any]
+    pixel_size_A: float
     known: Known
-
-    def known_under(self, prior: str, searched_um: tuple[float, float], particles: ParticleTable) -> Known:
-        """The known particles; those whose defocus was found, or given, otherwise than now are to be found again."""
-        known = self.known
-        if prior != self.facts["prior"] or list(searched_um) != self.facts["searched_um"]:
-            return replace(known, outdated=np.ones(len(known.rows), dtype=bool))
-        if prior == "given" and len(known.rows):
-            now_um = particles.defocus_A[known.rows] / ANGSTROM_PER_UM
-            return replace(known, outdated=np.abs(now_um - known.poses.defocus_um) > SAME_DEFOCUS_um)
-        return known
+    told: NDArray[np.uint64]
+    repeated: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,8 @@ def align_table(
     snr = signal_to_noise(images, config.seed)
     hint = latent or LatentHint(None, None)
     if taken is not None:
-        known = taken.known_under(prior, searched, particles)
+        told = told_marks(particles, prior, searched)
+        known = replace(taken.known, outdated=told[taken.known.rows] != taken.told)
         found = _extended(reader, replace(taken, known=known), hint.particle_probability, progress)
     else:
         settings = settings_for(snr, config.seed, config.alignment.starts)
@@ -197,7 +196,7 @@ def _extended(
     progress: Callable[[int, int, str], None],
 ) -> Alignment:
     """Align with an average that was learnt before."""
-    own, before_A = reader.images.info.pixel_size_A, float(taken.facts["pixel_size_A"])
+    own, before_A = reader.images.info.pixel_size_A, taken.pixel_size_A
     try:
         memory = from_plain(taken.state, geometry_of(reader))
         same = abs(own / before_A - 1) < SAME_PIXEL_SIZE
@@ -209,7 +208,29 @@ def _extended(
             f"{reader.particles.name}: its images ({size} px of {own:g} A when they are aligned) are not like those of "
             f"the earlier run ({before} px of {before_A:g} A): start a run of their own."
         )
-    return extend(reader, memory.for_groups(reader.groups), taken.known, particle_probability, progress)
+    once = np.where(taken.repeated, 0.0, 1.0)
+    weight = once if particle_probability is None else once * particle_probability
+    return extend(reader, memory.for_groups(reader.groups), taken.known, weight, progress)
+
+
+def told_marks(particles: ParticleTable, prior: str, searched_um: tuple[float, float]) -> NDArray[np.uint64]:
+    """A number of 64 bits of all that an alignment is told of each particle, apart from its image, shape (n,).
+
+    Poses hold as long as it is the same. Numbers count to the digits that every format of files keeps.
+    """
+    imaging, n = particles.imaging, len(particles)
+    told = pd.DataFrame({
+        "prior": np.full(n, ("blind", "micrograph", "given").index(prior)),
+        "low": np.full(n, searched_um[0]).round(3), "high": np.full(n, searched_um[1]).round(3),
+        "u": (particles.defocus_u_A if particles.has_defocus else np.zeros(n)).round(1),
+        "v": (particles.defocus_v_A if particles.has_defocus else np.zeros(n)).round(1),
+        "angle": particles.numbers(conventions.DEFOCUS_ANGLE, 0.0).round(2),
+        "phase": particles.numbers("rlnPhaseShift", 0.0).round(2),
+        "voltage": imaging.voltage_kV.round(2), "cs": imaging.cs_mm.round(3),
+        "contrast": imaging.amplitude_contrast.round(4),
+    })  # fmt: skip
+    # Nothing may depend on whether a zero has a sign.
+    return np.asarray(pd.util.hash_pandas_object(told + 0.0, index=False), dtype=np.uint64)
 
 
 def _facts(found: Alignment, reader: RingReader, snr: float) -> dict[str, Any]:
@@ -307,7 +328,7 @@ def unknown_poses(particles: ParticleTable, prior: str, searched_um: tuple[float
     )  # fmt: skip
 
 
-def save_outcome(folder: Path, outcome: AlignmentOutcome, images: pd.DataFrame) -> None:
+def save_outcome(folder: Path, outcome: AlignmentOutcome, images: NDArray[np.uint64], told: NDArray[np.uint64]) -> None:
     """Write ``alignment.parquet``, ``average.mrc``, ``average_frc.csv`` and ``limits.csv`` into a run folder.
 
     Parameters
@@ -318,8 +339,10 @@ def save_outcome(folder: Path, outcome: AlignmentOutcome, images: pd.DataFrame) 
         Of its alignment.
     images
         Which image each particle is, as :func:`cryorbit.io.fingerprints.image_marks` says.
+    told
+        What was told of each, as :func:`told_marks` says.
     """
-    write_table(folder / POSES, pd.concat([_table(outcome.poses), images], axis=1))
+    write_table(folder / POSES, _table(outcome.poses).assign(**{IMAGE_MARK: images, TOLD_MARK: told}))
     if outcome.average is not None:
         average = outcome.average
         write_image(folder / AVERAGE, average.image, average.pixel_size_A)

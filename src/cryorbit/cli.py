@@ -20,8 +20,8 @@ INTERRUPTED = 130
 # In which --help lists them: the order of use.
 ORDER = (
     simulated.demo, simulated.simulate, files.inspect, runs.run, runs.apply, runs.train, runs.embed, runs.outliers,
-    runs.estimate, runs.limits, files.evaluate, runs.search, simulated.reproduce, runs.report, files.export,
-    files.relion_job,
+    runs.estimate, runs.limits, files.evaluate, runs.search, simulated.reproduce, runs.report, files.review,
+    files.export, files.relion_job,
 )  # fmt: skip
 app.registered_commands.sort(key=lambda command: ORDER.index(command.callback))
 

@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ConfigurationError, ParticleDataError
-from cryorbit.io import with_field
+from cryorbit.io import field_names, with_field
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import ParticleTable
 
 _WRITTEN = re.compile(
-    r"\s*(?P<bar>\|?)_?(?P<column>\w[\w/]*)(?P=bar)\s*(?:(?P<sign>!=|<=|>=|=|<|>)\s*(?P<values>.*?)\s*)?"
+    r"\s*(?P<bar>\|?)_?(?P<column>\w[\w/.]*)(?P=bar)\s*(?:(?P<sign>!=|<=|>=|=|<|>)\s*(?P<values>.*?)\s*)?"
 )
 _COMPARED: Mapping[str, Callable[[FloatArray, float], NDArray[np.bool_]]] = {
     "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
 }  # fmt: skip
+
+
+LARGEST_EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,14 @@ class Condition:
         """
         table = with_field(table, self.column)
         if self.column not in table:
-            names = ", ".join(map(str, table.frame.columns))
+            names = ", ".join(map(str, [*table.frame.columns, *field_names(table)]))
             raise ParticleDataError(f"{table.name}: has no column _{self.column} for '{self.text}'; it has {names}.")
         if self.sign in _COMPARED:
             return _COMPARED[self.sign](self._numbers(table), float(self.values[0]))
         wanted = _parsed(self.values)
-        if self.absolute or None not in wanted:
+        # Numbers above this, such as uids, are told apart as text only.
+        exact = all(number is None or abs(number) < LARGEST_EXACT for number in wanted)
+        if self.absolute or (exact and None not in wanted):
             same = np.isin(self._numbers(table), [value for value in wanted if value is not None])
         else:
             same = unquoted(table.frame[self.column]).isin(self.values).to_numpy(dtype=bool)

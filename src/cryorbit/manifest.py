@@ -15,7 +15,9 @@ from cryorbit.rows import Rows
 
 
 def run_identity_of(config: RunConfig, described: Mapping[str, Any], latent: bool) -> str:
-    """Identity of a run: the same command on the same input has the same."""
+    """Identity of a run: the same command on the same input has the same, wherever an earlier run lies by now."""
+    if "model" in described:
+        described = {**described, "model": described["model"]["identity"]}
     return identity({"configuration": config.model_dump(mode="json"), "input": described, "latent": latent})
 
 

@@ -226,12 +226,12 @@ class ParticleTable:
 
 def as_numbers(values: pd.Series) -> FloatArray:
     """Text as float64, shape (n,); NaN for what is no number, but a number may stand in quotation marks, as in STAR."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    failed = numbers.isna()
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    failed = np.isnan(numbers)
     if failed.any():
         bare = values[failed].astype(str).str.replace(r"^(['\"])(.*)\1$", r"\2", regex=True)
-        numbers = numbers.mask(failed, pd.to_numeric(bare, errors="coerce"))
-    return numbers.to_numpy(dtype=np.float64)
+        numbers[failed] = pd.to_numeric(bare, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return numbers
 
 
 def input_column(column: str) -> str:

@@ -19,7 +19,7 @@ from cryorbit.manifest import input_hash, new_manifest, run_identity_of
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
-from cryorbit.remembered import check_model, copy_model
+from cryorbit.remembered import Remembered, check_model, copy_model
 from cryorbit.rows import Rows, rows_from
 from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
 
@@ -255,6 +255,7 @@ def _told_anew(opened: RunFolder, asked: str, estimation: Mapping[str, Any]) -> 
     config = make_config(saved["preset"], merge(saved, {"estimation": changed}))
     table = _table_of(opened, stage)
     resolve_prior(table, config.estimation)
+    Remembered.of(opened)  # refused now where what was taken is gone
     if stage in LATENT_STAGES:
         manifest["latent"] = True  # asked for now, if it was not before
     has_network = bool(manifest.get("latent", True)) or opened.stage_done("embed")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryorbit.aligned import POSES, AverageTaken, load_poses
+from cryorbit.aligned import IMAGE_MARK, POSES, TOLD_MARK, AverageTaken, load_poses
 from cryorbit.alignment.orbit import Known
 from cryorbit.errors import RunFolderError
 from cryorbit.io.fingerprints import image_marks
@@ -25,8 +25,6 @@ CHECKPOINT = "checkpoint"
 AVERAGE_STATE = "average.pt"
 METRICS = "metrics.jsonl"
 ESTIMATES = "estimates.parquet"
-# Columns of the poses that say which image each is of.
-IMAGE = ["image_mark", "image_slice"]
 
 
 @dataclass(frozen=True)
@@ -67,29 +65,33 @@ class Remembered:
     def rows_of(self, particles: ParticleTable) -> NDArray[np.int64]:
         """Which of its particles each of others is, by the image, shape (n,); -1 for new ones.
 
-        Stacks are known by their content: a project that was moved is the same, and a stack that was replaced is not.
+        Images are known by their pixels: in a project that was moved, or another stack, they are the same; one that was
+        put in the place of another is not.
         """
         path = self.folder / POSES
         if not path.is_file():
             return np.full(len(particles), -1, dtype=np.int64)
-        return _places(read_table(path)[IMAGE], image_marks(particles))
+        return _places(read_table(path)[IMAGE_MARK].to_numpy(), image_marks(particles))
 
     def average(self, particles: ParticleTable) -> AverageTaken | None:
         """Its average, and its poses for those of the particles that are in it; None where it had none."""
         path = self.folder / AVERAGE_STATE
         if not path.is_file():
             return None
-        rows = self.rows_of(particles)
+        marks, poses = image_marks(particles), read_table(self.folder / POSES)
+        rows = _places(poses[IMAGE_MARK].to_numpy(), marks)
         seen = np.flatnonzero(rows >= 0)
         known = Known(seen, load_poses(self.folder).of_rows(rows[seen]))
-        return AverageTaken(load_checkpoint(path), self.manifest["alignment"], known)
+        told = poses[TOLD_MARK].to_numpy()[rows[seen]]
+        pixel_size_A = float(self.manifest["alignment"]["pixel_size_A"])
+        return AverageTaken(load_checkpoint(path), pixel_size_A, known, told, pd.Series(marks).duplicated().to_numpy())
 
 
-def _places(images: pd.DataFrame, others: pd.DataFrame) -> NDArray[np.int64]:
+def _places(images: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Row of each of other images among the first ones; -1 where it is not there."""
-    own = pd.MultiIndex.from_frame(images)
+    own = pd.Index(images)
     first = np.flatnonzero(~own.duplicated())
-    found = own[first].get_indexer(pd.MultiIndex.from_frame(others))
+    found = own[first].get_indexer(pd.Index(others))
     return np.where(found >= 0, first[found], -1).astype(np.int64)
 
 
@@ -112,7 +114,8 @@ def _all_poses(source: Path) -> pd.DataFrame:
     if not taken.is_file():
         return own
     before = read_table(taken)
-    return pd.concat([own, before[_places(own[IMAGE], before[IMAGE]) < 0]], ignore_index=True)
+    new = _places(own[IMAGE_MARK].to_numpy(), before[IMAGE_MARK].to_numpy()) < 0
+    return pd.concat([own, before[new]], ignore_index=True)
 
 
 def check_model(folder: Path, manifest: dict[str, Any]) -> None:
@@ -127,6 +130,7 @@ def check_model(folder: Path, manifest: dict[str, Any]) -> None:
         raise RunFolderError(f"{folder}: has no estimates yet; let the run end first, with the command it began with.")
     learnt = manifest.get("alignment", {}).get("learnt_from")
     if learnt and not (
-        (folder / CHECKPOINT / AVERAGE_STATE).is_file() and set(IMAGE) <= set(read_table(folder / POSES).columns)
+        (folder / CHECKPOINT / AVERAGE_STATE).is_file()
+        and {IMAGE_MARK, TOLD_MARK} <= set(read_table(folder / POSES).columns)
     ):
         raise RunFolderError(f"{folder}: was made by a version that kept no average; run it again in another --out.")

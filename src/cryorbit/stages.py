@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import readings, results
-from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome
+from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome, told_marks
 from cryorbit.alignment.reader import OpticsGroups
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import ParticleDataError
@@ -249,7 +249,8 @@ class Job:
                 lambda done, n, note: self.observer.advance(done, n, note),
                 self.remembered.average(self.particles) if self.remembered is not None else None,
             )  # fmt: skip
-        save_outcome(self.folder.path, outcome, image_marks(self.particles))
+        told = told_marks(self.particles, outcome.facts["prior"], tuple(outcome.facts["searched_um"]))
+        save_outcome(self.folder.path, outcome, image_marks(self.particles), told)
         if outcome.memory is not None:
             save_checkpoint(self.folder.file("checkpoint", AVERAGE_STATE), outcome.memory.as_plain())
         self.folder.manifest["alignment"] = outcome.facts

@@ -19,6 +19,7 @@ from cryorbit.aligned import (
     load_poses,
     save_outcome,
     signal_to_noise,
+    told_marks,
     unknown_poses,
 )  # fmt: skip
 from cryorbit.alignment.orbit import ParticlePoses
@@ -72,7 +73,7 @@ def test_facts_can_be_written_down(outcome):
 
 
 def test_what_is_saved_is_what_is_loaded(outcome, table, tmp_path):
-    save_outcome(tmp_path, outcome, image_marks(table))
+    save_outcome(tmp_path, outcome, image_marks(table), told_marks(table, "micrograph", (0.2, 4.2)))
     same(load_poses(tmp_path), outcome.poses)
     assert (tmp_path / AVERAGE).is_file()
     assert len((tmp_path / AVERAGE_FRC).read_text().splitlines()) == 1 + len(outcome.average.frc)
@@ -89,7 +90,7 @@ def test_too_few_particles_give_nothing_and_say_so(table, tmp_path):
     assert not few.facts["identifiable"]
     assert "19 particles are too few" in few.warnings[0]
     assert (few.poses.psi_std_deg > 100).all()
-    save_outcome(tmp_path, few, image_marks(table)[:19])
+    save_outcome(tmp_path, few, image_marks(table)[:19], told_marks(table, "given", (0.2, 4.2))[:19])
     same(load_poses(tmp_path), few.poses)
     assert not (tmp_path / AVERAGE).exists()
 

@@ -233,6 +233,9 @@ def test_numbers_in_quotation_marks_are_numbers(project, tmp_path, quote):
     np.testing.assert_array_equal(table.imaging.voltage_kV, 300)
     write_particles(tmp_path / "out.star", table)
     assert values(tmp_path / "out.star", "particles") == values(star, "particles")
+    # One in marks among whole numbers without.
+    star.write_text(star_text(names, defocus="15000").replace("15000 ", f"{quote}15000.5{quote} ", 1))
+    np.testing.assert_array_equal(read_particles(star).defocus_u_A, [15000.5, 15000])
     star.write_text(quoted.replace("15000.5", "far"))
     with pytest.raises(ParticleDataError, match="expected a number"):
         read_particles(star)

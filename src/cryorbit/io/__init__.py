@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cryorbit.errors import ParticleDataError
-from cryorbit.io.cryosparc import cs_row_problems, examine_cs, with_field
+from cryorbit.io.cryosparc import examine_cs, field_names, judged_cs_rows, with_field
 from cryorbit.io.cryosparc_records import CsDocument
 from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
 from cryorbit.io.mrc import ImageStack, check_stacks
 from cryorbit.io.runs import run_input
-from cryorbit.io.star import IMAGE_NAME, examine_star, star_row_problems, write_star, write_star_particles
-from cryorbit.particles import ParticleTable
+from cryorbit.io.star import IMAGE_NAME, examine_star, judged_star_rows, write_star, write_star_particles
+from cryorbit.particles import Imaging, ParticleTable
 
 __all__ = [
     "PARTICLE_SUFFIXES",
     "ImageStack",
     "examine_particles",
+    "field_names",
     "particles_suffix",
     "read_particles",
     "read_some",
@@ -95,10 +97,13 @@ def read_some(
     """
     table, problems = examine_particles(Path(path), Path(stack_root) if stack_root is not None else None, False)
     if problems:  # those of all rows together; what remains is wrong with the file
-        of_rows = set(_row_problems(table))
+        of_rows = set(_judged_rows(table)[1])
         problems = [problem for problem in problems if problem not in of_rows]
     chosen = choose(table)
-    problems += _row_problems(chosen)
+    # Read again: a row that spoils what the whole file says of all is not among these.
+    imaging, of_chosen = _judged_rows(chosen)
+    chosen = replace(chosen, imaging=imaging)
+    problems += of_chosen
     if check_images:
         problems += check_stacks(chosen.locations, chosen.frame[IMAGE_NAME].to_numpy(), chosen.name)
     if problems:
@@ -106,10 +111,10 @@ def read_some(
     return chosen
 
 
-def _row_problems(table: ParticleTable) -> list[str]:
-    """What is wrong with the values of some rows, one sentence each."""
+def _judged_rows(table: ParticleTable) -> tuple[Imaging, list[str]]:
+    """Imaging of some rows, and what is wrong with their values, one sentence each."""
     is_cs = isinstance(table.source.document, CsDocument)
-    return cs_row_problems(table) if is_cs else star_row_problems(table)
+    return judged_cs_rows(table) if is_cs else judged_star_rows(table)
 
 
 def particles_suffix(table: ParticleTable) -> str:

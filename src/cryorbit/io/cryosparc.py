@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cryorbit import conventions
 from cryorbit.conventions import FloatArray
-from cryorbit.io.cryosparc_records import CsDocument, read_document
+from cryorbit.io.cryosparc_records import CsDocument, read_document, uid_problems
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.stacks import find_stack
 from cryorbit.io.star_columns import DEFOCI_A, PIXEL_SIZES_A, VOLTAGES_KV, out_of_range
@@ -64,12 +64,22 @@ def examine_cs(
     return ParticleTable(frame, ids, imaging, locations, source), problems
 
 
-def cs_row_problems(table: ParticleTable) -> list[str]:
-    """What is wrong with some rows of a .cs file, one sentence each; their stacks are not looked at."""
-    problems: list[str] = []
-    if table.source.path is not None:
-        _columns(table.source.path, table.source.document.of_rows(table.ids), table.ids, problems)
-    return problems
+def judged_cs_rows(table: ParticleTable) -> tuple[Imaging, list[str]]:
+    """Imaging of some rows of a .cs file, and what is wrong with them; their stacks are not looked at."""
+    path, document = table.source.path, table.source.document
+    if path is None:
+        return table.imaging, []
+    part = document.of_rows(table.ids)
+    problems = uid_problems(part)
+    return _columns(path, part, table.ids, problems)[1], problems
+
+
+def field_names(table: ParticleTable) -> list[str]:
+    """Fields of a table's .cs file that :func:`with_field` gives; none for other files."""
+    document = table.source.document
+    if not isinstance(document, CsDocument):
+        return []
+    return [name for name in document.names if document[name].ndim == 1]
 
 
 def with_field(table: ParticleTable, field: str) -> ParticleTable:
@@ -80,6 +90,7 @@ def with_field(table: ParticleTable, field: str) -> ParticleTable:
     values = document[field][table.ids]
     if values.ndim > 1:
         return table
+    values = values.astype(np.int64) if values.dtype.kind == "b" else values
     text = _paths(values) if values.dtype.kind in "SUO" else [str(value) for value in values.tolist()]
     return replace(table, frame=table.frame.assign(**{field: pd.Series(text, dtype=TEXT_DTYPE)}))
 

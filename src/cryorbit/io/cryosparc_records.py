@@ -94,7 +94,7 @@ def read_document(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...]) 
     records = read_records(members[0])
     if UID not in (records.dtype.names or ()):
         raise ParticleDataError(f"{members[0]}: has no field uid; expected a .cs file of particles.")
-    problems = _uid_problems(members[0], records)
+    problems = uid_problems(CsDocument(records, None, tuple(dict.fromkeys((path, members[0])))))
     # A passthrough file is looked for only where something is missing: its records may be many.
     complete = {*needed, *wanted} <= set(records.dtype.names or ())
     others = members[1:] or ([] if complete else _passthrough_paths(members[0]))
@@ -223,7 +223,10 @@ def _group_members(path: Path) -> list[Path]:
     return sorted(members, key=lambda member: "passthrough" in member.name)
 
 
-def _uid_problems(path: Path, records: Records) -> list[str]:
+def uid_problems(document: CsDocument) -> list[str]:
+    """A sentence where a uid stands in several records."""
+    # Of a .csg file, the first of those that it names.
+    records, path = document.records, document.paths[1 if document.paths[0].suffix == ".csg" else 0]
     unique, counts = np.unique(records[UID], return_counts=True)
     if len(unique) == len(records):
         return []

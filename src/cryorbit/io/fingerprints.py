@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
+from cryorbit.io.mrc import ImageStack
 from cryorbit.particles import ParticleTable
 
-# Pieces of a stack that its mark is made of, spread evenly over it; the header, with its statistics, is in the first.
-MARKED_PIECES, PIECE_BYTES = 8, 4096
+# Pixels of an image that tell it from all others.
+MARKED_PIXELS = 512
+# Pieces of a large file that stand for it, spread evenly over it.
+MARKED_PIECES, PIECE_BYTES = 16, 4096
 MOST_HASHED_BYTES = 2_000_000_000
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes; of one too large to be read for that, such as images with their labels, its mark."""
     if path.stat().st_size > MOST_HASHED_BYTES:
-        return f"{stack_mark(path):016x}"
+        return f"{_mark(path):016x}"
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -36,23 +39,32 @@ def stacks_fingerprint(stacks: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def stack_mark(stack: Path) -> int:
-    """A number of 64 bits that a stack keeps wherever it is moved to: of its size and of pieces of its content."""
-    size = stack.stat().st_size
+def _mark(path: Path) -> int:
+    """A number of 64 bits of a file's size and of pieces of its content."""
+    size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
-    with stack.open("rb") as handle:
+    with path.open("rb") as handle:
         for start in np.linspace(0, max(size - PIECE_BYTES, 0), MARKED_PIECES).astype(np.int64).tolist():
             digest.update(os.pread(handle.fileno(), PIECE_BYTES, start))
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def image_marks(particles: ParticleTable) -> pd.DataFrame:
-    """Which image each particle is, whatever its stack is called: ``image_mark`` of the stack and ``image_slice``."""
-    locations = particles.locations
-    marks = np.zeros(len(locations.stacks), dtype=np.uint64)
-    for number in np.unique(locations.stack):
-        marks[number] = stack_mark(locations.stacks[number])
-    return pd.DataFrame({"image_mark": marks[locations.stack], "image_slice": locations.slice_index})
+def image_marks(particles: ParticleTable) -> NDArray[np.uint64]:
+    """A number of 64 bits for every particle that its image keeps in whatever file it lies, shape (n,).
+
+    It is of the pixels in the middle of the image, as float32: noise makes them differ from image to image.
+
+    Raises
+    ------
+    ParticleDataError
+        If a stack is missing or damaged.
+    """
+    marks = np.empty(len(particles), dtype=np.uint64)
+    with ImageStack(particles.locations) as stack:
+        for rows, pixels in stack.middles(MARKED_PIXELS):
+            digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in pixels)
+            marks[rows] = np.frombuffer(digests, dtype="<u8")
+    return marks
 
 
 def identity(parts: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
 from cryorbit.io.stacks import find_stack
 from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging, treated_images, unquoted
-from cryorbit.particles import TEXT_DTYPE, ImageLocations, IntArray, ParticleTable, Source, as_text
+from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, IntArray, ParticleTable, Source, as_text
 
 IMAGE_NAME = "rlnImageName"
 VERSION_31 = 30001
@@ -238,16 +238,16 @@ def examine_star(
     return table, problems
 
 
-def star_row_problems(table: ParticleTable) -> list[str]:
-    """What is wrong with some rows of a STAR or HDF5 file, one sentence each; their stacks are not looked at."""
+def judged_star_rows(table: ParticleTable) -> tuple[Imaging, list[str]]:
+    """Imaging of some rows of a STAR or HDF5 file, and what is wrong with them; their stacks are not looked at."""
     if table.source.path is None:
-        return []
+        return table.imaging, []
     document = table.source.document
     optics = _optics_frame(document) if isinstance(document, StarDocument) else None
     columns = StarColumns(table.source.path, table.frame, optics, table.ids)
-    read_imaging(columns)
+    imaging = read_imaging(columns)
     _image_parts(table.source.path, table.frame, table.ids, columns.problems)
-    return [*columns.problems, *treated_images(columns)]
+    return imaging, [*columns.problems, *treated_images(columns)]
 
 
 def remarks(table: ParticleTable) -> list[str]:

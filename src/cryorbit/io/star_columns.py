@@ -104,7 +104,10 @@ class StarColumns:
 
     def _parsed(self, values: pd.Series, name: str, kind: str) -> FloatArray:
         numbers = as_numbers(values)
-        wrong = np.flatnonzero(~np.isfinite(numbers))
+        bad = ~np.isfinite(numbers)
+        if kind != "particle" and self.group_row is not None:  # a group of no particle may be as it likes
+            bad &= np.isin(np.arange(len(values)), self.group_row)
+        wrong = np.flatnonzero(bad)
         if len(wrong):
             first = (self.ids if kind == "particle" else np.arange(len(values)))[wrong[0]]
             self.problems.append(
