@@ -18,7 +18,28 @@ from playwright.sync_api import sync_playwright
 
 from cryorbit.report import write_report
 
-BOX, PIXEL_A, CACHED = 32, 4.0, 4096
+DRAWN = "() => window.cryorbitExplorer && cryorbitExplorer.map && cryorbitExplorer.map.frames.length > 0"
+MEASURE = """async () => {
+    const e = cryorbitExplorer, map = e.map, frame = () => new Promise(requestAnimationFrame);
+    const rate = async (step) => {
+        const begin = performance.now();
+        let pictures = 0;
+        while (performance.now() - begin < 3000) { step(pictures++); await frame(); }
+        return 1000 * pictures / (performance.now() - begin);
+    };
+    const pan = await rate((k) => map.pan(k % 40 < 20 ? 4 : -4, 2 * (k % 2) - 1));
+    const zoom = await rate((k) => map.zoom(k % 40 < 20 ? 0.95 : 1 / 0.95, 400, 300));
+    map.reset();
+    const filter = e.filters[1];
+    const slide = await rate((k) => { filter.low = 200 * (k % 100); e.refilter(); });
+    filter.low = 0;
+    e.refilter();
+    const corner = (k) => [400 + 150 * Math.cos(k * 6.283 / 120), 300 + 150 * Math.sin(k * 6.283 / 120)];
+    const begin = performance.now();
+    e.pickPolygon(Array.from({ length: 120 }, (_, k) => corner(k)), "replace");
+    const lasso_ms = performance.now() - begin;
+    return { pan, zoom, slide, lasso_ms, memory_MB: performance.memory ? performance.memory.usedJSHeapSize / 1e6 : NaN };
+}"""
 
 
 def write_run(folder: Path, n: int, seed: int = 1) -> None:
@@ -71,31 +92,12 @@ def in_browser(page_file: Path, chromium: str) -> dict[str, float]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         started = time.perf_counter()
         page.goto(page_file.resolve().as_uri(), wait_until="commit")
-        page.wait_for_function("() => window.cryorbitExplorer && cryorbitExplorer.map && cryorbitExplorer.map.frames.length > 0")
+        page.wait_for_function(DRAWN)
         first = time.perf_counter() - started
         page.wait_for_selector("#explorer[data-ready=true]", timeout=120_000)
         ready = time.perf_counter() - started
         page.wait_for_timeout(1000)
-        measured = page.evaluate(
-            """async () => {
-                const e = cryorbitExplorer, map = e.map, frame = () => new Promise(requestAnimationFrame);
-                const rate = async (step) => {
-                    const begin = performance.now(); let pictures = 0;
-                    while (performance.now() - begin < 3000) { step(pictures++); await frame(); }
-                    return 1000 * pictures / (performance.now() - begin);
-                };
-                const pan = await rate((k) => map.pan(k % 40 < 20 ? 4 : -4, 2 * (k % 2) - 1));
-                const zoom = await rate((k) => map.zoom(k % 40 < 20 ? 0.95 : 1 / 0.95, 400, 300));
-                map.reset();
-                const filter = e.filters[1];
-                const slide = await rate((k) => { filter.low = 200 * (k % 100); e.refilter(); });
-                filter.low = 0; e.refilter();
-                const begin = performance.now();
-                const n = 120, path = Array.from({length: n}, (_, k) => [400 + 150 * Math.cos(k * 6.283 / n), 300 + 150 * Math.sin(k * 6.283 / n)]);
-                e.pickPolygon(path, "replace");
-                return { pan, zoom, slide, lasso_ms: performance.now() - begin, memory_MB: performance.memory ? performance.memory.usedJSHeapSize / 1e6 : NaN };
-            }"""
-        )
+        measured = page.evaluate(MEASURE)
         browser.close()
     return {"first_picture_s": first, "ready_s": ready, **measured}
 
