@@ -38,7 +38,8 @@ MEASURE = """async () => {
     const begin = performance.now();
     e.pickPolygon(Array.from({ length: 120 }, (_, k) => corner(k)), "replace");
     const lasso_ms = performance.now() - begin;
-    return { pan, zoom, slide, lasso_ms, memory_MB: performance.memory ? performance.memory.usedJSHeapSize / 1e6 : NaN };
+    const memory_MB = performance.memory ? performance.memory.usedJSHeapSize / 1e6 : NaN;
+    return { pan, zoom, slide, lasso_ms, memory_MB };
 }"""
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from cryorbit.conventions import particle_weight, wrap_deg
 from cryorbit.estimation.truth import Truth
 from cryorbit.io.mrc import write_image
+from cryorbit.io.runs import FILE_COLUMNS
 from cryorbit.preprocessing.dataset import CacheInfo
 from cryorbit.report.comparison import compare
 from cryorbit.report.figures import FIGURES
@@ -39,6 +40,8 @@ def write_run_folder(folder: Path, n: int, seed: int = 1, cached: bool = True, k
     junk = np.arange(n) % 10 == 9
     kinds = np.where(junk, np.where(np.arange(n) % 20 == 9, "ice", "edge"), "none")
     _write_estimates(folder, random, psi, defocus, shift, junk, kind)
+    names = [f"mic{k % 5}.mrc" for k in range(n)]
+    pd.DataFrame({"id": np.arange(n), "rlnMicrographName": names}).to_parquet(folder / FILE_COLUMNS, index=False)
     if kind != "latent":
         _write_average(folder)
     if kind != "orbit":
@@ -64,6 +67,7 @@ def _write_estimates(folder, random, psi, defocus, shift, junk, kind) -> None:
         "orbit_psi_deg": estimate, "orbit_psi_std_deg": std, "orbit_defocus_um": found_um, "orbit_defocus_std_um": 0.1,
         "orbit_origin_x_A": origin[:, 0], "orbit_origin_y_A": origin[:, 1], "orbit_origin_std_A": 0.6,
         "limit_psi_deg": 2.2, "limit_defocus_um": 0.09, "limit_origin_A": 0.5,
+        "orbit_residual": 1.0 + 0.05 * np.cos(np.arange(n)),
     }  # fmt: skip
     latent = {
         "latent_psi_deg": latent_psi, "latent_psi_std_deg": latent_std,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cryorbit.estimation.truth import Truth
 from cryorbit.report import (
     alignment_figures,
+    distribution_figures,
     histogram_figures,
     latent_figures,
     particle_figures,
@@ -27,6 +28,8 @@ FIGURES: tuple[Draw, ...] = (
     particle_figures.aligned,
     truth_figures.roc_curves,
     histogram_figures.histograms,
+    distribution_figures.orientations,
+    distribution_figures.micrographs,
     alignment_figures.agreement,
     latent_figures.latent_plane,
     latent_figures.latent_plane_truth,
