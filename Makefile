@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO ?= cryorbit_demo
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: demo test lint relion chromium clean
+.PHONY: demo test lint docs relion chromium clean
 
 demo: $(DEMO)/report.html
 	@echo "The report lies in $(DEMO)/report.html: open it in a browser. (Remove the folder to run the demo again.)"
@@ -21,6 +21,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --site-dir site
+	@echo "The documentation lies in site/index.html."
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "cryorbit needs Python 3.11 to 3.13; none was found on the PATH."; exit 2; }

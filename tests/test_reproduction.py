@@ -125,7 +125,7 @@ def test_the_page_stands_alone(interrupted_once):
             found.extend(value for name, value in attributes if name in ("src", "href"))
 
     Sources().feed(page)
-    assert len([source for source in found if source.startswith("data:image/png")]) == len(DRAWN)
+    assert len([source for source in found if source.startswith("data:image/webp")]) == len(DRAWN)
     assert all(source.startswith(("data:", "#")) for source in found)
     assert str(result.folder.parent) not in page
 

@@ -122,12 +122,12 @@ def particles_suffix(table: ParticleTable) -> str:
     return ".cs" if isinstance(table.source.document, CsDocument) else ".star"
 
 
-def write_particles(path: Path, table: ParticleTable) -> None:
+def write_particles(path: str | Path, table: ParticleTable) -> None:
     """Write a table in the format of the file it came from; what was not changed comes out as it was.
 
     A table of an HDF5 file, or one made in memory, becomes a STAR file.
-
     """
+    path = Path(path)
     if isinstance(table.source.document, CsDocument):
         write_cs(path, table)
     elif table.source.document is not None:

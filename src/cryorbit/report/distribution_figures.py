@@ -47,8 +47,8 @@ def orientations(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noqa
     axes.set_ylabel(f"particles in {period / ANGLE_BINS:g} degrees")
     axes.legend(fontsize=9, loc="lower right")
     caption = (
-        "A microscope has no preferred in-plane angle, so all bins should be alike within chance (the band; chi-squared per "
-        f"degree of freedom {chi2:.2f}, where 1 is chance). A peak at 0 or at multiples of 90 degrees means that "
+        "A microscope has no preferred in-plane angle, so all bins should be alike within chance (band; chi-squared "
+        f"per degree of freedom {chi2:.2f}, where 1 is chance). A peak at 0 or at multiples of 90 degrees means that "
         "something of the images' own frame, such as a stripe or an edge, was taken for the particle."
     )
     return Plot(name, title, figure, caption, f"Histogram of in-plane angles; chi-squared {chi2:.2f}.")
