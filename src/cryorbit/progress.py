@@ -42,6 +42,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _with_rate(done: int, elapsed: float, note: str) -> str:
+    """A note with the particles of a second before it, where it has no rate of its own and that is worth saying."""
+    rate = done / elapsed if elapsed > 0 else 0.0
+    return note if "/s" in note or rate < 2 else ", ".join(filter(None, (f"{rate:,.0f}/s", note)))
+
+
 class Lines:
     """Plain lines, at most one every ten seconds within a stage."""
 
@@ -68,6 +74,7 @@ class Lines:
         elapsed = now - self._began
         rate = done / elapsed if elapsed > 0 else 0.0
         left = f", {_duration((total - done) / rate)} left" if done < total and rate > 0 else ""
+        note = _with_rate(done, elapsed, note)
         self._print(f"{self._title}: {done:,} of {total:,} in {_duration(elapsed)}{left}{', ' + note if note else ''}")
 
     def say(self, text: str) -> None:
@@ -91,6 +98,7 @@ class Bars:
             console=Console(stderr=True),
         )
         self._task: int | None = None
+        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -104,10 +112,12 @@ class Bars:
     def stage(self, title: str) -> None:
         """Start a new bar below the finished ones."""
         self._task = self._progress.add_task(title, total=None, note="")
+        self._began = time.monotonic()
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
+            note = _with_rate(done, time.monotonic() - self._began, note)
             self._progress.update(self._task, completed=done, total=total, note=note)  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:

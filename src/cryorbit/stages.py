@@ -159,9 +159,11 @@ class Job:
         from cryorbit.training.loop import train  # slow to import, and alignment does without
 
         def report(epoch: int, epochs: int, terms: Mapping[str, float]) -> None:
+            named = ("reconstruction", "kl", "adversarial", "cone", "pose")
+            parts = ", ".join(f"{name} {terms[f'train_{name}']:.1f}" for name in named if terms.get(f"train_{name}"))
             self.observer.advance(
                 epoch, epochs,
-                f"loss {terms['train_total']:.1f}, validation {terms['validation_total']:.1f}, "
+                f"loss {terms['train_total']:.1f} ({parts}), validation {terms['validation_total']:.1f}, "
                 f"{terms['images_per_second']:.0f} images/s",
             )  # fmt: skip
 
