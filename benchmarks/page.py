@@ -36,7 +36,7 @@ MEASURE = """async () => {
     e.refilter();
     const corner = (k) => [400 + 150 * Math.cos(k * 6.283 / 120), 300 + 150 * Math.sin(k * 6.283 / 120)];
     const begin = performance.now();
-    e.pickPolygon(Array.from({ length: 120 }, (_, k) => corner(k)), "replace");
+    e.pickPolygon(Array.from({ length: 120 }, (_, k) => map.toLevels(...corner(k))), "replace");
     const lasso_ms = performance.now() - begin;
     const memory_MB = performance.memory ? performance.memory.usedJSHeapSize / 1e6 : NaN;
     return { pan, zoom, slide, lasso_ms, memory_MB };

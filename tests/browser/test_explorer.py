@@ -237,3 +237,22 @@ def test_it_fits_phones_and_desks_in_both_themes(open_page, run_folder, scheme, 
     )
     assert abs(ink.mean() - paper.mean()) > 150
     assert (paper.mean() < 60) == (scheme == "dark")
+
+
+def test_a_polygon_stays_in_its_place_while_the_map_moves(page):
+    corners = around(page, CLUSTER, margin=14)
+    page.check("input[name=tool][value=polygon]")
+    page.locator("#map-overlay").scroll_into_view_if_needed()
+    page.mouse.click(*corners[0])
+    page.mouse.click(*corners[1])
+    page.mouse.wheel(0, 300)
+    page.wait_for_function("() => cryorbitExplorer.map.path.length === 2")
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(100)
+    page.mouse.click(*corners[2])
+    page.mouse.dblclick(*corners[3])
+    np.testing.assert_array_equal(selected(page), CLUSTER)
+    # Begun on one pair of axes, it is nothing on another.
+    page.mouse.click(*corners[0])
+    page.select_option("#axis-x", "defocus_um")
+    page.wait_for_function("() => cryorbitExplorer.x.name === 'defocus_um' && cryorbitExplorer.map.path === null")

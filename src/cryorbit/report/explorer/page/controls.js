@@ -76,8 +76,13 @@ function wirePointer(e) {
     surface.setPointerCapture(event.pointerId);
     map.cross = null;
     from = place(event);
-    if (e.tool === "lasso") map.path = [from];
-    if (e.tool === "polygon") map.path = [...(map.path || []), from];
+    const corner = map.toLevels(...from);
+    if (e.tool === "lasso") map.path = [corner];
+    if (e.tool === "polygon") {
+      // The second click of a double click is no further corner.
+      const last = map.path && map.path.length ? map.toScreen(...map.path[map.path.length - 1]) : [-99, -99];
+      if (Math.hypot(from[0] - last[0], from[1] - last[1]) > LASSO_STEP) map.path = [...(map.path || []), corner];
+    }
   });
   surface.addEventListener("pointermove", (event) => {
     const at = place(event);
@@ -85,8 +90,8 @@ function wirePointer(e) {
       map.pan(at[0] - from[0], at[1] - from[1]);
       from = at;
     } else if (from && e.tool === "lasso") {
-      const last = map.path[map.path.length - 1];
-      if (Math.hypot(at[0] - last[0], at[1] - last[1]) >= LASSO_STEP) map.path.push(at);
+      const last = map.toScreen(...map.path[map.path.length - 1]);
+      if (Math.hypot(at[0] - last[0], at[1] - last[1]) >= LASSO_STEP) map.path.push(map.toLevels(...at));
       map.paintOverlay(map.overlay.width / map.width);
     } else if (!from && e.gallery) e.gallery.point(...at);
   });
@@ -121,7 +126,7 @@ function wireKeyboard(e) {
     else if (way) {
       map.cross = [Math.min(Math.max(x + way[0] * step, f.x), f.x + f.w), Math.min(Math.max(y + way[1] * step, f.y), f.y + f.h)];
       if (e.gallery) e.gallery.point(...map.cross);
-    } else if (event.key === " ") map.path = [...(map.path || []), [x, y]];
+    } else if (event.key === " ") map.path = [...(map.path || []), map.toLevels(x, y)];
     else if (event.key === "Enter") finishShape(e, howToPick(event));
     else if (event.key === "Escape") { map.path = null; map.cross = null; }
     else if (event.key === "+" || event.key === "=") map.zoom(0.8, x, y);

@@ -67,6 +67,7 @@ class Explorer {
   async setAxis(axis, name, reset = true) {
     const column = await this.column(name).load();
     this[axis] = column;
+    this.map.path = null;  // a shape that was begun on other axes means nothing here
     if (reset) this.map.reset();
   }
 
@@ -183,8 +184,7 @@ class Explorer {
 
   pickPolygon(path, how) {
     if (path.length < 3) return;
-    const corners = path.map(([x, y]) => this.map.toLevels(x, y));
-    this.pick(insidePolygon(corners, this.x.levels, this.y.levels, this.passes), how);
+    this.pick(insidePolygon(path, this.x.levels, this.y.levels, this.passes), how);
   }
 
   pickAll() { this.pick(new Uint8Array(this.n).fill(1), "replace"); }

@@ -11,7 +11,7 @@ class PointMap {
     this.margin = { left: 58, right: 12, top: 10, bottom: 42 };
     this.frames = [];  // milliseconds of the last pictures
     this.queued = false;
-    this.path = null;  // corners of a shape that is being drawn, in overlay pixels
+    this.path = null;  // corners of a shape that is being drawn, in levels: it stays in its place when the map moves
     this.cross = null;  // where the keyboard's pointer is
   }
 
@@ -227,7 +227,11 @@ class PointMap {
     this.paintTicks(c, f, e.y, false);
     if (this.path && this.path.length) {
       c.beginPath();
-      this.path.forEach(([x, y], k) => (k ? c.lineTo(x, y) : c.moveTo(x, y)));
+      this.path.forEach(([lx, ly], k) => {
+        const [x, y] = this.toScreen(lx, ly);
+        if (k) c.lineTo(x, y);
+        else c.moveTo(x, y);
+      });
       if (this.path.length > 2) c.closePath();
       c.strokeStyle = e.theme("--ink"); c.lineWidth = 1.5; c.setLineDash([5, 4]); c.stroke(); c.setLineDash([]);
       c.fillStyle = "rgba(120, 140, 160, 0.18)"; c.fill();
