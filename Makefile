@@ -15,7 +15,7 @@ $(DEMO)/report.html: | $(VENV)/.installed
 	$(BIN)/cryorbit demo --out $(DEMO)
 
 test: $(VENV)/.installed-dev relion chromium
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
