@@ -31,12 +31,19 @@ def stopped_training(folder):
     change_manifest(folder, lambda facts: facts.update(warnings=["The training was stopped in epoch 1."]))
 
 
+def no_ctf(folder):
+    change_estimates(folder, file_defocus_um=np.nan)
+    (folder / "file_columns.parquet").unlink()
+    said = "p.star: gives no voltage (_rlnVoltage) for some or all particles: 300 kV ... were assumed."
+    change_manifest(folder, lambda facts: facts.update(warnings=[said]))
+
+
 def no_manifest(folder):
     (folder / "run.json").unlink()
 
 
 @pytest.mark.parametrize("kind", ["both", "orbit", "latent"])
-@pytest.mark.parametrize("fault", [None, without_latent, all_junk, no_numbers, stopped_training, no_manifest])
+@pytest.mark.parametrize("fault", [None, without_latent, all_junk, no_numbers, stopped_training, no_ctf, no_manifest])
 def test_it_opens(open_page, tmp_path, kind, fault, monkeypatch):
     from cryorbit.report import page as page_module
 
@@ -53,5 +60,7 @@ def test_it_opens(open_page, tmp_path, kind, fault, monkeypatch):
     assert page.inner_text("#count-selected") == str(N)
     if fault is stopped_training:
         assert "stopped in epoch 1" in page.inner_text("#warnings")
+    if fault is no_ctf:
+        assert "gives no voltage" in page.inner_text("#warnings")
     if fault is all_junk:
         assert "0 are kept" in page.inner_text("#summary")

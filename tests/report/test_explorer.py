@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from cryorbit.errors import ParticleDataError
 from cryorbit.report.explorer import explorer_section
 from cryorbit.report.explorer.columns import LEVELS, MISSING, Column, run_columns
-from cryorbit.report.explorer.sheets import sampled_rows
+from cryorbit.report.explorer.sheets import decoder_map, sampled_rows
+from cryorbit.report.pictures import Pictures
 from cryorbit.report.record import read_run
 from cryorbit.selection_file import read_selection
 
@@ -138,3 +139,33 @@ def test_a_selection_that_is_none_is_refused(tmp_path, changes):
     path.write_text("[1, 2")
     with pytest.raises(ParticleDataError, match="cannot be read as a selection"):
         read_selection(path)
+
+
+def test_the_decoder_draws_where_particles_are(make_run):
+    """Each cell of the map has the image of the mean latent point of its own particles."""
+    folder, _ = make_run(300)
+    asked = []
+
+    def drawn(points):
+        asked.append(points)
+        return np.ones((len(points), 32, 32)) * np.arange(32)
+
+    run = read_run(folder, Pictures(drawn=drawn))
+    columns = {column.name: column for column in run_columns(run)}
+    ends = columns["pc1"].ends, columns["pc2"].ends
+    found = decoder_map(run, ends)
+    cells, places = found["cells"], np.array(found["places"])
+    levels = [columns[name].levels() / LEVELS * cells for name in ("pc1", "pc2")]
+    column, row = (np.minimum(values.astype(int), cells - 1) for values in levels)
+    place = places[row * cells + column]
+    # A particle on the border of two cells may be in either, as its place is rounded to a level.
+    assert (place >= 0).mean() > 0.99
+    inner = [(values % 1 > 0.01) & (values % 1 < 0.99) for values in levels]
+    clear = inner[0] & inner[1]
+    latent = run.latent[["z1", "z2", "z3"]].to_numpy()
+    for one in np.unique(place[place >= 0])[:20]:
+        members = place == one
+        if clear[members].all():
+            np.testing.assert_allclose(asked[0][one], latent[members].mean(axis=0), atol=1e-6)
+    assert sorted(places[places >= 0]) == list(range((places >= 0).sum()))
+    assert decoder_map(read_run(folder, Pictures()), ends) is None

@@ -61,8 +61,16 @@ class Gallery {
     const grid = this.explorer.data.decoder, e = this.explorer;
     if (!grid || e.x.name !== grid.x || e.y.name !== grid.y) return null;
     const [lx, ly] = e.map.toLevels(px, py), x = Math.floor((lx / LEVELS) * grid.cells), y = Math.floor((ly / LEVELS) * grid.cells);
-    const place = grid.places[y * grid.cells + x];
-    return x < 0 || x >= grid.cells || y < 0 || y >= grid.cells || place === undefined || place < 0 ? null : place;
+    let best = null, least = Infinity;
+    // The cell itself, or the nearest beside it that holds particles.
+    for (let dy = -1; dy <= 1; dy++) {
+      for (let dx = -1; dx <= 1; dx++) {
+        const inside = x + dx >= 0 && x + dx < grid.cells && y + dy >= 0 && y + dy < grid.cells;
+        const place = inside ? grid.places[(y + dy) * grid.cells + x + dx] : -1, far = dx * dx + dy * dy;
+        if (place >= 0 && far < least) { least = far; best = place; }
+      }
+    }
+    return best;
   }
 
   point(px, py) {
