@@ -156,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
     review: Review
     token: str
     server_version = "cryorbit"
+    timeout = 60.0  # of a client that sends nothing more
     sys_version = ""
 
     def do_GET(self) -> None:

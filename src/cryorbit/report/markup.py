@@ -16,7 +16,7 @@ from cryorbit.report.drawing import Plot
 # Wider figures scroll sideways on a phone instead of shrinking beyond what can be read.
 PHONE_FIGURE_INCH = 7.0
 STYLE = "style.css"
-WEBP_QUALITY = 80
+WEBP_QUALITY = 66
 
 
 def fill(template: str, **parts: str) -> str:
