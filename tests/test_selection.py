@@ -124,6 +124,10 @@ def test_a_selection_of_the_page_is_exported(finished, tmp_path):
     assert names(tmp_path / "a.star") == [
         name for name, one in zip(names(result.particles.source.path), chosen, strict=True) if one
     ]
-    for other in (saved(tmp_path / "b.json", chosen, input="of another"), saved(tmp_path / "c.json", chosen[:59])):
+    for other in (
+        saved(tmp_path / "b.json", chosen, input="of another"),
+        saved(tmp_path / "d.json", chosen, input=sha256, rows="other rows of the same file"),
+        saved(tmp_path / "c.json", chosen[:59]),
+    ):
         with pytest.raises(ParticleDataError, match="of another run"):
             export(result.folder, tmp_path / "b.star", Choice(selection=other))

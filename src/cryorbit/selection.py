@@ -179,8 +179,13 @@ def _selected(path: Path | SavedSelection, folder: Path, table: ParticleTable) -
 
 def _of_the_page(saved: SavedSelection, path: object, folder: Path, table: ParticleTable) -> NDArray[np.bool_]:
     """A selection that was made on the page of this run."""
-    own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["input"].get("sha256")
-    if len(saved.chosen) != len(table) or (saved.input_sha256 is not None and saved.input_sha256 != own):
+    own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["input"]
+    # Runs of as many rows of one file may be of different ones.
+    other = any(
+        said is not None and said != own.get(name)
+        for name, said in (("sha256", saved.input_sha256), ("ids", saved.rows))
+    )
+    if len(saved.chosen) != len(table) or other:
         raise ParticleDataError(
             f"{path}: is a selection of {len(saved.chosen):,} particles of another run than {folder}, which has "
             f"{len(table):,}; give one that was saved from its own page."

@@ -27,12 +27,15 @@ class SavedSelection:
         What the user called it.
     input_sha256
         Of the run's particle file; None where the page did not know.
+    rows
+        Digest of the rows of that file that the run was of; None likewise.
     chosen
         Whether each particle of the run is in it, shape (n,).
     """
 
     name: str
     input_sha256: str | None
+    rows: str | None
     chosen: NDArray[np.bool_]
 
 
@@ -77,5 +80,5 @@ def parse_selection(content: Any, name: str) -> SavedSelection:
         raise ParticleDataError(
             f"{name}: is damaged (it has {chosen.sum()} particles and says that there are {selected}): save it again."
         )
-    sha256 = content.get("input")
-    return SavedSelection(str(content.get("name", "")), sha256 if isinstance(sha256, str) else None, chosen)
+    sha256, rows = (value if isinstance(value, str) else None for value in (content.get("input"), content.get("rows")))
+    return SavedSelection(str(content.get("name", "")), sha256, rows, chosen)

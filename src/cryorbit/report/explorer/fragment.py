@@ -48,6 +48,7 @@ def explorer_section(run: RunRecord, review: dict[str, Any] | None = None, most_
     data = {
         "particles": len(run),
         "input": run.fact("input", "sha256"),
+        "rows": run.fact("input", "ids"),
         "columns": [column.header() for column, _ in columns],
         "ids": None if np.array_equal(ids, np.arange(len(run))) else packed(ids.astype("<i4").tobytes()),
         "start": {

@@ -238,7 +238,7 @@ class Explorer {
 
   selectionFile(name, chosen = this.selected()) {
     return {
-      program: "cryorbit", kind: "selection", version: 1, name, input: this.data.input, particles: this.n,
+      program: "cryorbit", kind: "selection", version: 1, name, input: this.data.input, rows: this.data.rows, particles: this.n,
       selected: chosen.reduce((sum, one) => sum + one, 0), bits: packBits(chosen),
     };
   }
