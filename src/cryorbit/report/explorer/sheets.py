@@ -14,6 +14,7 @@ from scipy.ndimage import zoom
 
 from cryorbit.conventions import FloatArray
 from cryorbit.report.drawing import middle_range
+from cryorbit.report.particle_figures import shifts_px
 from cryorbit.report.pictures import put_into_place
 from cryorbit.report.record import RunRecord
 
@@ -92,8 +93,7 @@ def sample(run: RunRecord) -> dict[str, Any] | None:
 
 def _placed(run: RunRecord, rows: NDArray[np.int64], images: FloatArray) -> FloatArray:
     """Images of these rows put into place by what was written to the file."""
-    origin_A = np.stack([run.column("origin_x_A"), run.column("origin_y_A")], axis=1)[rows]
-    shift_px = np.nan_to_num(-origin_A / run.pictures.pixel_size_A)
+    shift_px = shifts_px(run, run.pictures.pixel_size_A)[rows]
     return put_into_place(images, np.nan_to_num(run.column("psi_deg")[rows]), shift_px)
 
 

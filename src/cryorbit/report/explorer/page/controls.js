@@ -89,7 +89,7 @@ function wirePointer(e) {
     if (from && e.tool === "pan") {
       map.pan(at[0] - from[0], at[1] - from[1]);
       from = at;
-    } else if (from && e.tool === "lasso") {
+    } else if (from && e.tool === "lasso" && map.path) {
       const last = map.toScreen(...map.path[map.path.length - 1]);
       if (Math.hypot(at[0] - last[0], at[1] - last[1]) >= LASSO_STEP) map.path.push(map.toLevels(...at));
       map.paintOverlay(map.overlay.width / map.width);
@@ -118,6 +118,7 @@ function finishShape(e, how) {
 function wireKeyboard(e) {
   const surface = e.map.overlay, map = e.map;
   surface.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey) return;  // the browser's own zoom, and undo
     const step = event.shiftKey ? 40 : 8, f = map.frame;
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     map.cross = map.cross || [f.x + f.w / 2, f.y + f.h / 2];
