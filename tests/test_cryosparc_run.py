@@ -161,15 +161,20 @@ def test_particles_of_a_cs_run_are_exported_as_either(both, tmp_path):
     assert {"rlnParticleSelectZScore", "cryorbitOutlierProbability"} <= set(star.frame.columns)
 
 
+def run_on_mrc(records, folder):
+    """A run on the same job with its stack called ``.mrc``, in ``folder / "run"``."""
+    shutil.copytree(records.parent, folder / "job")
+    shutil.move(folder / "job" / "particles.mrcs", folder / "job" / "particles.mrc")
+    made = np.load(folder / "job" / records.name)
+    made["blob/path"] = b">particles.mrc"
+    with (folder / "job" / records.name).open("wb") as handle:
+        np.save(handle, made)
+    run(folder / "job" / records.name, folder / "run", tiny_config(), until="estimate", latent=False)
+
+
 def test_stacks_that_do_not_end_in_mrcs_are_linked_for_relion(both, tmp_path):
     records, _, _ = both
-    shutil.copytree(records.parent, tmp_path / "job")
-    shutil.move(tmp_path / "job" / "particles.mrcs", tmp_path / "job" / "particles.mrc")
-    made = np.load(tmp_path / "job" / records.name)
-    made["blob/path"] = b">particles.mrc"
-    with (tmp_path / "job" / records.name).open("wb") as handle:
-        np.save(handle, made)
-    run(tmp_path / "job" / records.name, tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    run_on_mrc(records, tmp_path)
     export(tmp_path / "run", tmp_path / "good.star")
     table = read_particles(tmp_path / "good.star")
     (link,) = table.locations.stacks
@@ -199,13 +204,7 @@ def test_the_input_of_a_run_is_never_replaced(both):
 
 def test_a_file_of_the_user_is_no_link(both, tmp_path):
     records, _, _ = both
-    shutil.copytree(records.parent, tmp_path / "job")
-    shutil.move(tmp_path / "job" / "particles.mrcs", tmp_path / "job" / "particles.mrc")
-    made = np.load(tmp_path / "job" / records.name)
-    made["blob/path"] = b">particles.mrc"
-    with (tmp_path / "job" / records.name).open("wb") as handle:
-        np.save(handle, made)
-    run(tmp_path / "job" / records.name, tmp_path / "run", tiny_config(), until="estimate", latent=False)
+    run_on_mrc(records, tmp_path)
     export(tmp_path / "run", tmp_path / "good.star")
     (link,) = (tmp_path / "good_stacks").iterdir()
     link.unlink()
