@@ -8,11 +8,12 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -gt 8 ] && echo 8 || e
 
 .PHONY: demo test lint docs relion chromium clean
 
-demo: $(DEMO)/report.html
+demo: $(DEMO)/.made
 	@echo "The report lies in $(DEMO)/report.html: open it in a browser. (Remove the folder to run the demo again.)"
 
-$(DEMO)/report.html: | $(VENV)/.installed
+$(DEMO)/.made: | $(VENV)/.installed
 	$(BIN)/cryorbit demo --out $(DEMO)
+	@touch $@
 
 test: $(VENV)/.installed-dev relion chromium
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -9,6 +9,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+pytest_plugins = ["tests.browsing"]
+
 install_import_hook(
     ["cryorbit.model", "cryorbit.preprocessing.resample", "cryorbit.preprocessing.normalise", "cryorbit.optics"],
     "beartype.beartype",

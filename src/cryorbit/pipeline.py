@@ -14,7 +14,7 @@ from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError, RunFolderError
 from cryorbit.estimation.truth import outlier_remark, read_truth
 from cryorbit.io import read_written, written_particles
-from cryorbit.io.runs import RunFolder, read_table
+from cryorbit.io.runs import RunFolder, has_report, read_table, report_path
 from cryorbit.manifest import input_hash, new_manifest, run_identity_of
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
@@ -343,5 +343,4 @@ def _result(folder: Path) -> RunResult:
     if (folder / "estimates.parquet").is_file():
         estimates = read_table(folder / "estimates.parquet")
         particles = read_written(folder)
-    page = folder / "report.html"
-    return RunResult(folder, particles, estimates, page if page.is_file() else None)
+    return RunResult(folder, particles, estimates, report_path(folder) if has_report(folder) else None)

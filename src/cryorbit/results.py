@@ -16,6 +16,7 @@ from cryorbit.config import EstimationConfig
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, origin_from_shift_A, particle_weight
 from cryorbit.io import particles_suffix, write_particles
 from cryorbit.io.star import IMAGE_NAME
+from cryorbit.io.star_columns import unquoted
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.particles import ParticleTable, as_numbers, input_column
 from cryorbit.readings import Outcome, resolve_prior
@@ -211,7 +212,7 @@ def file_columns(particles: ParticleTable) -> pd.DataFrame:
     for name in particles.frame.columns:
         if name in _IN_ESTIMATES or len(columns) > MOST_FILE_COLUMNS:
             continue
-        text = particles.frame[name]
+        text = unquoted(particles.frame[name])
         different = text.nunique()
         numbers = as_numbers(text)
         if different < 2 or (different == len(text) and np.isnan(numbers).all()):

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from cryorbit.config import make_config
 from cryorbit.errors import CryorbitError, ParticleDataError, RunFolderError
 from cryorbit.io import read_written
+from cryorbit.io.runs import has_report, report_path
 from cryorbit.report.explorer.fragment import explorer_section
 from cryorbit.report.explorer.sheets import images_of
-from cryorbit.report.page import REPORT, with_explorer
+from cryorbit.report.page import with_explorer
 from cryorbit.report.record import RunRecord, read_run
 from cryorbit.selection import Choice, export
 from cryorbit.selection_file import parse_selection
@@ -50,9 +51,11 @@ class Review:
     """
 
     def __init__(self, folder: Path, into: Path) -> None:
-        page = folder / REPORT
-        if not page.is_file():
-            raise RunFolderError(f"{folder}: has no {REPORT}; let the run end first, or do 'cryorbit report {folder}'.")
+        if not has_report(folder):
+            raise RunFolderError(
+                f"{folder}: has no report of a finished run; let the run end first, or do 'cryorbit report {folder}'."
+            )
+        page = report_path(folder)
         self.folder, self.into = folder, into
         self._run = _with_pictures(folder)
         section = explorer_section(self._run, {"served": True}, MOST_PAGE_BYTES)
@@ -72,6 +75,8 @@ class Review:
             raise ParticleDataError(f"{name!r} is no name of a file: give one such as selected.star, without a folder.")
         saved = parse_selection(asked.get("selection"), "the selection")
         with self._writing:
+            if (self.into / name).exists():
+                raise ParticleDataError(f"{self.into / name} exists already, and is kept: give another name.")
             done = export(self.folder, self.into / name, Choice("all", selection=saved))
         return {"path": str(done.path), "written": done.written}
 
@@ -164,24 +169,34 @@ class _Handler(BaseHTTPRequestHandler):
         if self._allowed() and self.path == f"/{self.token}/":
             self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.review.page.encode())
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
+            self._nothing_here()
 
     def do_POST(self) -> None:
         """An export, or images."""
         questions = {f"/{self.token}/export": self.review.export, f"/{self.token}/images": self.review.images}
         question = questions.get(self.path)
         if question is None or not self._allowed() or self.headers.get_content_type() != "application/json":
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
+            self._nothing_here()
             return
         try:
             self._tell(HTTPStatus.OK, question(self._asked()))
         except CryorbitError as error:
             self._tell(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+        except Exception as error:  # a full disk, or a name that no disk takes: the page must hear of it
+            said = f"{type(error).__name__}: {error}"
+            self._tell(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"This went wrong, and nothing was kept: {said}."})
+
+    def _nothing_here(self) -> None:
+        text = "Nothing is here: open the whole address that cryorbit review wrote into the terminal.\n"
+        self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", text.encode())
 
     def _allowed(self) -> bool:
-        """Whether the request names this machine: a page of others may send a browser here under its own name."""
-        port = cast("ThreadingHTTPServer", self.server).server_port
-        return self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
+        """Whether the request names this machine: a page of others may send a browser here under its own name.
+
+        The port may be another one: that of a tunnel's other end.
+        """
+        name, _, port = (self.headers.get("Host") or "").rpartition(":")
+        return name in (HOST, "localhost") and port.isdigit()
 
     def _asked(self) -> dict[str, Any]:
         try:
@@ -189,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not 0 <= length <= MOST_REQUEST_BYTES:
                 raise ValueError
             asked = json.loads(self.rfile.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ParticleDataError("The question cannot be read.") from error
         if not isinstance(asked, dict):
             raise ParticleDataError("The question cannot be read.")

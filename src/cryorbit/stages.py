@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from cryorbit import readings, results
 from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome, told_marks
 from cryorbit.alignment.reader import OpticsGroups
 from cryorbit.config import EstimationConfig, RunConfig
-from cryorbit.errors import ParticleDataError
+from cryorbit.errors import CryorbitError, ParticleDataError
 from cryorbit.estimation.lesson import Lesson, read_lesson, save_told
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, ImageEvidence, OutlierResult, evidence_outliers, find_outliers
@@ -390,18 +391,37 @@ class Job:
         for stage in order[: order.index(until) + 1]:
             if not self.wanted(stage) or self.folder.stage_done(stage):
                 continue
-            self._stage = stage
-            self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
+            self._do(stage, actions[stage])
+        if not self.folder.stage_done("report"):
+            self._say_how_far(None)
+
+    def _do(self, stage: str, action: Callable[[], dict[str, Any]]) -> None:
+        """One stage, with what the user sees of it."""
+        self._stage = stage
+        self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
+        self._say_how_far(stage)
+        try:
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()
-            facts = actions[stage]()
-            by_stage = self.folder.manifest["warnings_by_stage"]
-            self.folder.manifest["warnings"] = [text for name in order for text in by_stage.get(name, [])]
-            if stage == "report":
-                self.folder.manifest["finished"] = True
-            self.folder.record_stage(stage, time.perf_counter() - started, **facts)
-            if stage in ("estimate", "report"):
-                self.observer.advance(1, 1)
+            facts = action()
+        except BaseException as error:
+            self._say_how_far(stage, "It was interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
+            raise
+        by_stage = self.folder.manifest["warnings_by_stage"]
+        self.folder.manifest["warnings"] = [text for name in stages_of(self.config) for text in by_stage.get(name, [])]
+        if stage == "report":
+            self.folder.manifest["finished"] = True
+        self.folder.record_stage(stage, time.perf_counter() - started, **facts)
+        if stage in ("estimate", "report"):
+            self.observer.advance(1, 1)
+
+    def _say_how_far(self, stage: str | None, stopped: str | None = None) -> None:
+        """Write the page of a run that is not finished; one that cannot be written must not stop the run."""
+        from cryorbit.report.unfinished import Progress, write_unfinished
+
+        stages = [(name, TITLES[name]) for name in stages_of(self.config) if self.wanted(name)]
+        with suppress(CryorbitError, OSError):
+            write_unfinished(self.folder.path, self.folder.manifest, Progress(stages, stage, stopped))
 
 
 def _weights(evidence: ImageEvidence, snr: float) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import pytest
 
 from cryorbit.selection_file import read_selection
 
+from ..browsing import downloaded, lasso
 from .conftest import CLUSTER, HOSTILE_COLUMN, HOSTILE_NAMES, N
 
 
@@ -40,24 +41,6 @@ def around(page, rows, margin=9.0):
     return [(box["x"] + x, box["y"] + y) for x, y in ((left, top), (right, top), (right, bottom), (left, bottom))]
 
 
-def lasso(page, corners, key=None):
-    if key:
-        page.keyboard.down(key)
-    page.mouse.move(*corners[0])
-    page.mouse.down()
-    for corner in (*corners[1:], corners[0]):
-        page.mouse.move(*corner, steps=6)
-    page.mouse.up()
-    if key:
-        page.keyboard.up(key)
-
-
-def downloaded(page, button):
-    with page.expect_download() as found:
-        page.click(button)
-    return found.value
-
-
 def test_it_begins_with_what_the_run_kept(page, run_folder):
     kept = pd.read_parquet(run_folder / "estimates.parquet")["kept"].to_numpy()
     np.testing.assert_array_equal(selected(page), np.flatnonzero(kept))
@@ -68,11 +51,14 @@ def test_a_cluster_that_is_drawn_around_is_what_is_saved(page, tmp_path):
     lasso(page, around(page, CLUSTER))
     assert count(page) == len(CLUSTER)
     page.fill("#selection-name", "the middle")
-    page.click("#save-selection")
-    file = downloaded(page, "#selections button:has-text('Download')")
-    assert file.suggested_filename == "the_middle.json"
-    file.save_as(tmp_path / "saved.json")
-    np.testing.assert_array_equal(np.flatnonzero(read_selection(tmp_path / "saved.json").chosen), CLUSTER)
+    for button in ("#save-selection", "#selections button:has-text('Save again')"):
+        file = downloaded(page, button)
+        assert file.suggested_filename == "the_middle.json"
+        file.save_as(tmp_path / "saved.json")
+        np.testing.assert_array_equal(np.flatnonzero(read_selection(tmp_path / "saved.json").chosen), CLUSTER)
+        page.click("[data-do=none]")
+    page.click("#selections button:has-text('Show')")
+    assert count(page) == len(CLUSTER)
     downloaded(page, "#download-ids").save_as(tmp_path / "numbers.txt")
     assert [int(line) - 1 for line in (tmp_path / "numbers.txt").read_text().split()] == CLUSTER.tolist()
 
@@ -116,6 +102,132 @@ def test_a_filter_narrows_what_is_counted_and_saved(page, run_folder):
     page.click("[data-do=undo]")
     page.click("[data-do=undo]")
     assert count(page) > len(found)
+
+
+def filter_of(page, name):
+    return page.locator("fieldset.filter", has=page.locator(f"legend:text-is('{name}')"))
+
+
+def test_a_filter_takes_numbers_and_yes_or_no(page, run_folder):
+    estimates = pd.read_parquet(run_folder / "estimates.parquet")
+    page.click("[data-do=all]")
+    field = filter_of(page, "defocus (µm)").get_by_label("to, as a number")
+    field.fill("1.4")
+    field.press("Enter")
+    expected = estimates["defocus_um"].to_numpy() <= 1.4
+    assert 0 < expected.sum() < N
+    np.testing.assert_array_equal(selected(page), np.flatnonzero(expected))
+    page.select_option("#add-filter", "kept")
+    menu = filter_of(page, "kept by the run").locator("select")
+    for word, wanted in (("yes", True), ("no", False)):
+        menu.select_option(word)
+        np.testing.assert_array_equal(
+            selected(page), np.flatnonzero(expected & (estimates["kept"].to_numpy() == wanted))
+        )
+    # A value that is no number changes nothing, and what was done is undone in turn, the added filter too.
+    field.fill("")
+    field.press("Enter")
+    assert field.input_value() == "1.40"
+    for _ in range(3):
+        page.click("[data-do=undo]")
+    assert filter_of(page, "kept by the run").count() == 0
+    np.testing.assert_array_equal(selected(page), np.flatnonzero(expected))
+    page.click("[data-do=undo]")
+    assert count(page) == N
+
+
+def test_whole_numbers_are_chosen_as_such(page):
+    page.click("[data-do=all]")
+    page.select_option("#add-filter", "rlnClassNumber")
+    box = filter_of(page, "class, rlnClassNumber")
+    classes = np.arange(N) % 7 + 1
+    for name, value in (("from", 3), ("to", 5)):
+        field = box.get_by_label(f"{name}, as a number")
+        field.fill(str(value))
+        field.press("Enter")
+        assert field.input_value() == str(value)
+    np.testing.assert_array_equal(selected(page), np.flatnonzero((classes >= 3) & (classes <= 5)))
+
+
+def test_a_slider_that_comes_back_is_nothing_to_undo(page):
+    before = selected(page)
+    slider = filter_of(page, "defocus (µm)").locator("input[type=range]").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    at, y = box["x"] + 8, box["y"] + box["height"] / 2
+    page.mouse.move(at, y)
+    page.mouse.down()
+    page.mouse.move(at + 60, y, steps=5)
+    assert len(selected(page)) < len(before)
+    page.mouse.move(at - 4, y, steps=5)
+    page.mouse.up()
+    assert page.evaluate("[cryorbitExplorer.done.length, cryorbitExplorer.before]") == [0, None]
+    np.testing.assert_array_equal(selected(page), before)
+    # Steps of one slider that follow each other at once are one thing to undo.
+    slider.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    assert len(selected(page)) < len(before)
+    page.click("[data-do=undo]")
+    np.testing.assert_array_equal(selected(page), before)
+
+
+def test_values_beyond_a_column_s_ends_are_not_shown_as_exact(page):
+    # The ends of a column that levels tell apart, and those that it has.
+    said = page.evaluate(
+        """() => { const c = new cryorbitExplorer.columns[0].constructor({ kind: "number", low: 0, high: 6, least: 0,
+        most: 300, whole: false }, 1); return [c.format(65534), c.format(0), c.format(32767), c.say(0.1832)]; }"""
+    )
+    assert said == ["≥ 6.00 (up to 300.00)", "0.00", "3.00", "0.18"]
+
+
+def swipe(page, begin, step):
+    """Fingers that begin at some places of the map, from its middle, and go on by as much as often."""
+    page.locator("#map-overlay").scroll_into_view_if_needed()
+    box = page.locator("#map-overlay").bounding_box()
+    middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+    client = page.context.new_cdp_session(page)
+    for k in range(8):
+        places = [middle + np.array(at) + k * np.array(by) for at, by in zip(begin, step, strict=True)]
+        points = [{"x": float(x), "y": float(y), "id": number} for number, (x, y) in enumerate(places)]
+        kind = "touchStart" if k == 0 else "touchMove"
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_fingers_scroll_tap_and_zoom_and_select_only_when_asked(open_page, run_folder):
+    page = open_page(run_folder / "report.html", has_touch=True, is_mobile=True)
+    before = selected(page)
+    assert page.is_checked("input[name=tool][value=pan]")
+    view = "[cryorbitExplorer.map.view.x1 - cryorbitExplorer.map.view.x0, cryorbitExplorer.map.view.y0]"
+    shown = page.evaluate(view)
+    swipe(page, [(0, 0)], [(0, -12)])
+    assert page.evaluate(view) == shown
+    page.focus("#map-overlay")
+    swipe(page, [(0, 0)], [(0, -12)])
+    assert page.evaluate(view)[1] < shown[1]
+    swipe(page, [(-30, 0), (30, 0)], [(-9, 0), (9, 0)])
+    assert page.evaluate(view)[0] < 0.7 * shown[0]
+    np.testing.assert_array_equal(selected(page), before)
+    # A shape by single taps, closed by its button.
+    page.click("[data-do=reset]")
+    page.check("input[name=tool][value=polygon]")
+    for corner in around(page, CLUSTER, margin=14):
+        page.touchscreen.tap(*corner)
+    page.click("#close-shape")
+    np.testing.assert_array_equal(selected(page), CLUSTER)
+    assert not page.is_visible("#close-shape")
+
+
+def test_the_page_scrolls_past_a_map_that_was_not_clicked(page):
+    page.evaluate("window.scrollTo(0, 0)")
+    page.locator("#map-overlay").scroll_into_view_if_needed()
+    box = page.locator("#map-overlay").bounding_box()
+    view, top = page.evaluate("[JSON.stringify(cryorbitExplorer.map.view), window.scrollY]")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, 200)
+    page.wait_for_function("(top) => window.scrollY > top", arg=top)
+    assert page.evaluate("JSON.stringify(cryorbitExplorer.map.view)") == view
 
 
 def test_every_column_can_be_an_axis_and_a_colour(page):
@@ -163,6 +275,7 @@ def test_zooming_and_moving_keeps_the_place_of_points(page):
     box = page.locator("#map-overlay").bounding_box()
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.move(*middle)
+    page.focus("#map-overlay")
     page.mouse.wheel(0, -400)
     page.check("input[name=tool][value=pan]")
     page.mouse.down()

@@ -61,6 +61,10 @@ def test_a_few_wild_values_do_not_flatten_the_others(seed):
     assert np.ptp(levels[inner]) > 0.3 * LEVELS
     assert (levels[[0, 2, 3]] == LEVELS).all()
     assert (levels[[1, 4]] == 0).all()
+    header = column.header()
+    assert header["least"] == -1e12 < header["low"] < header["high"] < header["most"] == 1e9
+    assert not header["whole"]
+    assert Column("class", "class", "number", np.arange(50.0)).header()["whole"]
 
 
 def test_order_is_kept(make_run):

@@ -23,6 +23,9 @@ from cryorbit.errors import RunFolderError
 MANIFEST = "run.json"
 # Columns of the particle file, for looking at beside the estimates.
 FILE_COLUMNS = "file_columns.parquet"
+# The page, and what it begins with where the run has no estimates yet.
+REPORT = "report.html"
+UNFINISHED = "<!-- The run is not finished. -->"
 LOCK = ".lock"
 # Particles that a demonstration made for itself lie inside its run folder.
 INPUT = "input"
@@ -92,6 +95,20 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     write_bytes(
         path, frame.to_parquet(index=False) if path.suffix == ".parquet" else frame.to_csv(index=False).encode()
     )
+
+
+def report_path(folder: Path) -> Path:
+    """Path of the page of a run."""
+    return folder / REPORT
+
+
+def has_report(folder: Path) -> bool:
+    """Whether a run has its whole page, not only one that says how far it is."""
+    try:
+        with report_path(folder).open(encoding="utf-8", errors="replace") as page:
+            return UNFINISHED not in page.read(200)
+    except OSError:
+        return False
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -43,12 +43,11 @@ def class_average(run: RunRecord, truth: Truth | None) -> Plot | LeftOut:  # noq
     """The class average beside its Fourier ring correlation."""
     name, title = "class_average", "Class average and its resolution"
     image, frequency = run.average.image, run.average.spatial_frequency_per_A
-    if not run.has_alignment:
-        return LeftOut(name, title, NO_ALIGNMENT)
     if nothing_learnt(run):
         return LeftOut(name, title, TOO_FEW)
     if image is None and not len(frequency):
-        return LeftOut(name, title, "average.mrc and average_frc.csv are missing or damaged.")
+        missing = "average.mrc and average_frc.csv are missing or damaged."
+        return LeftOut(name, title, missing if run.has_alignment else NO_ALIGNMENT)
     figure = new_figure(9.6, 4.4)
     panels = figure.subplots(1, 2, width_ratios=(1.0, 1.25))
     average_image(panels[0], image, run.number("alignment", "pixel_size_A"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from cryorbit.errors import RunFolderError
 from cryorbit.estimation.truth import Truth
-from cryorbit.io.runs import write_text
+from cryorbit.io.runs import report_path, write_text
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.report.comparison import DETECTORS, NO_JUNK, READINGS, Comparison, compare
 from cryorbit.report.drawing import LeftOut, save
@@ -17,16 +16,14 @@ from cryorbit.report.explorer.fragment import explorer_section, explorer_style
 from cryorbit.report.figures import FIGURES
 from cryorbit.report.markup import definitions, embedded_figure, fill, paragraphs, table
 from cryorbit.report.pictures import Pictures
+from cryorbit.report.provenance import provenance, warnings_section
 from cryorbit.report.record import RunRecord, read_run
 from cryorbit.report.summary import evaluation_rows, key_numbers, precision_columns, summary
 from cryorbit.report.wording import count, percent, ratio
 
-REPORT = "report.html"
 TEMPLATE = "page.html"
 # What lies between is replaced where the page is served.
 EXPLORER_BEGINS, EXPLORER_ENDS = "<!-- explorer -->", "<!-- end of the explorer -->"
-# Longer lists are left to run.json.
-LONGEST_LIST = 12
 
 
 def write_report(folder: Path, truth: Truth | None = None, pictures: Pictures | None = None) -> Path:
@@ -63,17 +60,17 @@ def write_report(folder: Path, truth: Truth | None = None, pictures: Pictures | 
         key_numbers=definitions(key_numbers(run, comparison)),
         summary=paragraphs(summary(run, comparison)) + _precision_table(run, comparison),
         truth="" if comparison is None else _truth_section(comparison, UNKNOWN_ANGLE_STD_DEG / run.isotropy_order),
-        warnings=_warnings_section(run),
+        warnings=warnings_section(run),
         explorer_style=explorer_style(),
         explorer_begins=EXPLORER_BEGINS,
         explorer=explorer_section(run),
         explorer_ends=EXPLORER_ENDS,
         figures="\n".join(drawn),
         left_out=_left_out_section(left_out),
-        provenance=_provenance(run),
+        provenance=provenance(run),
     )
-    write_text(folder / REPORT, page)
-    return folder / REPORT
+    write_text(report_path(folder), page)
+    return report_path(folder)
 
 
 def with_explorer(page: str, section: str, path: Path) -> str:
@@ -146,15 +143,6 @@ def _truth_section(comparison: Comparison, guess_deg: float) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def _warnings_section(run: RunRecord) -> str:
-    found = run.fact("warnings")
-    warnings = [str(item) for item in found] if isinstance(found, list) else []
-    if not warnings:
-        return ""
-    items = "\n".join(f"<li>{escape(item)}</li>" for item in warnings)
-    return f'<section id="warnings" class="warning"><h2>Warnings</h2>\n<ul>{items}</ul></section>'
-
-
 def _left_out_section(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return ""
@@ -163,51 +151,3 @@ def _left_out_section(left_out: Sequence[LeftOut]) -> str:
         titles.setdefault(item.reason, []).append(item.title)
     items = "\n".join(f"<li>{escape('; '.join(named))}: {escape(reason)}</li>" for reason, named in titles.items())
     return f'<section id="left-out"><h2>Left out</h2>\n<ul>{items}</ul></section>'
-
-
-def _provenance(run: RunRecord) -> str:
-    facts = {
-        "cryorbit": run.fact("version"),
-        "Created": run.fact("created"),
-        "Seed": run.fact("configuration", "seed"),
-        "Preset": run.fact("configuration", "preset"),
-    }
-    known = [[name, str(value)] for name, value in facts.items() if value is not None]
-    parts = [table("Run", ["", ""], known)] if known else []
-    for key, caption in (
-        ("input", "Input"), ("images", "Images"), ("alignment", "Alignment"), ("chart", "Latent orbits"),
-        ("defocus", "Defocus of the latent orbits"), ("outliers", "Outliers"), ("configuration", "Configuration"),
-    ):  # fmt: skip
-        rows = list(_flat(run.fact(key)))
-        if rows:
-            facts_table = table(caption, ["Name", "Value"], rows)
-            parts.append(f"<details><summary>{caption}</summary>{facts_table}</details>")
-    timings = _timings(run.fact("stages"))
-    if timings:
-        parts.append(table("Time taken", ["Stage", "Seconds"], timings))
-    return "\n".join(parts) or "<p>The run folder has no run.json, so input and configuration are not known.</p>"
-
-
-def _timings(stages: object) -> list[list[str]]:
-    if not isinstance(stages, Mapping):
-        return []
-    seconds = {name: facts.get("seconds") for name, facts in stages.items() if isinstance(facts, Mapping)}
-    rows = [[str(name), f"{value:.1f}"] for name, value in seconds.items() if isinstance(value, int | float)]
-    total = sum(value for value in seconds.values() if isinstance(value, int | float))
-    return [*rows, ["all", f"{total:.1f}"]] if rows else []
-
-
-def _flat(value: Any, name: str = "") -> Iterable[list[str]]:
-    """Nested facts as rows of dotted name and value."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list):
-        nested = len(value) > LONGEST_LIST or any(isinstance(item, list | Mapping) for item in value)
-        yield [name, "see run.json" if nested else ", ".join(map(_short, value))]
-    elif value is not None:
-        yield [name, f"{value:.6g}" if isinstance(value, float) else str(value)]
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

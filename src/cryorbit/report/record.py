@@ -239,6 +239,23 @@ def read_run(folder: Path, pictures: Pictures | None = None) -> RunRecord:
     )
 
 
+def unfinished_run(folder: Path, manifest: Mapping[str, Any]) -> RunRecord:
+    """What there is of a run that has no estimates yet: training curves, average and facts, and no particles.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    manifest
+        What ``run.json`` will say.
+    """
+    return RunRecord(
+        folder=folder, estimates=pd.DataFrame(), latent=None, file_columns=None, principal=None,
+        metrics=tuple(read_metrics(folder / "metrics.jsonl")), previews=(), cache=None,
+        average=_read_average(folder), limits=None, manifest=manifest,
+    )  # fmt: skip
+
+
 def _read_estimates(folder: Path) -> pd.DataFrame:
     path = folder / "estimates.parquet"
     if not path.is_file():

@@ -59,9 +59,14 @@ class Column:
     def header(self) -> dict[str, Any]:
         """What the page must know to read :meth:`data`."""
         low, high = self.ends
+        known = self.values[np.isfinite(self.values)] if self.kind == "number" else np.empty(0)
+        least, most = (float(known.min()), float(known.max())) if len(known) else (low, high)
+        # Whole numbers that levels tell apart are shown, and chosen, as such.
+        whole = len(known) > 0 and bool((known == np.round(known)).all()) and high - low < LEVELS / 2
         return {
             "name": self.name, "label": self.label, "kind": self.kind, "low": low, "high": high,
-            "period": self.period, "words": list(self.words), "missing": int(np.isnan(self.values).sum()),
+            "least": least, "most": most, "whole": whole, "period": self.period, "words": list(self.words),
+            "missing": int(np.isnan(self.values).sum()),
         }  # fmt: skip
 
     @property
@@ -131,7 +136,21 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     ("orbit_mode_probability", "probability of the angle's mode", "number"),
     ("plane_psi_deg", "angle, from the paper's plane (°)", "angle"),
     ("orbit_radius", "radius of the latent orbit", "number"),
+    ("plane_angle_deg", "angle around the paper's plane, as it is (°)", "angle"),
+    ("plane_radius", "radius in the paper's plane", "number"),
+    ("plane_defocus_um", "defocus, from the paper's plane (µm)", "number"),
 )
+# What programs write into particle files, in words.
+_OF_FILES = {
+    "rlnCoordinateX": "place in the micrograph, x (px)", "rlnCoordinateY": "place in the micrograph, y (px)",
+    "rlnClassNumber": "class", "rlnOpticsGroup": "optics group", "rlnGroupNumber": "group", "rlnGroupName": "group",
+    "rlnDefocusAngle": "direction of the astigmatism (°)", "rlnCtfMaxResolution": "resolution of the CTF's fit (Å)",
+    "rlnCtfFigureOfMerit": "figure of merit of the CTF", "rlnPhaseShift": "phase shift (°)",
+    "rlnAutopickFigureOfMerit": "figure of merit of the picking", "rlnAngleRot": "rotation (°)",
+    "rlnAngleTilt": "tilt (°)", "rlnRandomSubset": "random half", "rlnHelicalTubeID": "helical tube",
+    "rlnMaxValueProbDistribution": "probability of the best pose", "rlnNormCorrection": "correction of the scale",
+    "rlnLogLikeliContribution": "log likelihood", "rlnNrOfSignificantSamples": "significant samples",
+}  # fmt: skip
 # What says the same as another column, or is of no use for looking at particles.
 _LEFT_OUT = (
     "id", "image", "outlier_score", "weight", "origin_std_A", "orbit_psi_deg", "orbit_defocus_um", "orbit_psi_std_deg",
@@ -148,10 +167,21 @@ def run_columns(run: RunRecord) -> Iterator[Column]:
     others = [name for name in where if name not in known and name not in _LEFT_OUT and "log_variance" not in name]
     described = {name: (label, kind) for name, label, kind in _KNOWN}
     for name in (*known, *sorted(others, key=lambda name: name not in run.estimates)):
-        label, kind = described.get(name, (name, ""))
+        label, kind = described.get(name, (_words(name), ""))
         column = _column(name, label, kind, where[name][name], 360.0 / run.isotropy_order)
         if column is not None:
             yield column
+
+
+def _words(name: str) -> str:
+    """What a column is called that only some runs have: in words as far as they are known."""
+    if name in _OF_FILES:
+        return f"{_OF_FILES[name]}, {name}"
+    for start, called in (("pc", "latent, principal axis"), ("z", "latent, coordinate")):
+        number = name.removeprefix(start)
+        if number != name and number.isdigit():
+            return f"{called} {int(number) + (start == 'z')}"
+    return name
 
 
 def _column(name: str, label: str, kind: str, values: pd.Series, period: float) -> Column | None:

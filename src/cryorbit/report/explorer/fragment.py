@@ -18,7 +18,10 @@ from cryorbit.report.explorer.sheets import decoder_map, sample
 from cryorbit.report.record import RunRecord
 
 FOLDER = "page"
-SCRIPTS = ("data.js", "map.js", "filters.js", "particles.js", "explorer.js", "controls.js", "review.js", "main.js")
+SCRIPTS = (
+    "data.js", "map.js", "filters.js", "particles.js", "explorer.js", "gestures.js", "controls.js", "review.js",
+    "main.js",
+)  # fmt: skip
 # All columns together, as text; beyond that, those of least use are left out: a page must open.
 MOST_BYTES = 23_000_000
 CIRCLE_BACKGROUND = "#a9aeb3"
@@ -119,9 +122,11 @@ def _said(left_out: list[str]) -> str:
 
 def _colour_maps() -> dict[str, str]:
     """Colours as hexadecimal text: along a line, around a circle, of words, of no and yes."""
-    places = np.linspace(0.06, 1.0, 256)
+    # The end that would vanish into the background is left out.
+    on_light, on_dark = np.linspace(0.0, 0.86, 256), np.linspace(0.24, 1.0, 256)
     return {
-        "line": _hex(colormaps["viridis"](places)[:, :3]),
+        "line_on_light": _hex(colormaps["viridis"](on_light)[:, :3]),
+        "line_on_dark": _hex(colormaps["viridis"](on_dark)[:, :3]),
         "circle": _hex(colormaps["twilight"](np.arange(256) / 256)[:, :3]),
         "words": _hex(np.array([to_rgb(colour) for colour in COLOURS[:7]])),
         "yes": _hex(np.array([to_rgb(COLOURS[5])])),

@@ -38,22 +38,62 @@ class Column {
 
   word(level) { return this.words[Math.round(this.at(level))]; }
 
-  // A value as people read it.
+  // The level that lets a value through as the end of a range; values that lie beyond the last level go with it.
+  endOf(value, isLow) {
+    const whole = isLow ? Math.ceil(value) - 0.5 : Math.floor(value) + 0.5;
+    const level = this.levelOf(this.whole ? whole : value);
+    // The level of a value was rounded.
+    return Math.min(Math.max(this.whole ? level : Math.round(level), 0), LEVELS);
+  }
+
+  // A level that a hand chose: between two whole numbers where there are no others.
+  snapped(level, isLow) {
+    if (!this.whole || level <= 0 || level >= LEVELS) return level;
+    return this.endOf(isLow ? Math.ceil(this.at(level)) : Math.floor(this.at(level)), isLow);
+  }
+
+  // Sentences on the values that lie beyond the levels, at either end.
+  get beyond() {
+    const said = [];
+    if (this.least < this.low) said.push(`Below ${this.say(this.low)} (down to ${this.say(this.least)}) values are not told apart.`);
+    if (this.most > this.high) said.push(`Above ${this.say(this.high)} (up to ${this.say(this.most)}) values are not told apart.`);
+    return said;
+  }
+
+  // A number as people read it, with as many digits as levels can tell apart.
+  say(value) {
+    if (this.whole) return String(Math.round(value));
+    const range = this.high - this.low, size = Math.abs(value);
+    if (size >= 1e6 || range < 1e-4) return String(Number(value.toPrecision(4)));
+    const told = Math.ceil(-Math.log10(range / LEVELS)), wanted = size > 0 ? 1 - Math.floor(Math.log10(size)) : 0;
+    const digits = Math.max(digitsOf(range), Math.min(wanted, told));
+    const text = plain(value, Math.max(0, Math.min(digits, 8)));
+    return Number(text) === 0 ? (0).toFixed(digitsOf(range)) : text;
+  }
+
+  // The value of a particle as people read it.
   format(level) {
     if (level === MISSING) return "–";
     if (this.isWords) return this.word(level);
     if (this.kind === "flag") return level > LEVELS / 2 ? "yes" : "no";
-    return formatNumber(this.at(level), this.high - this.low);
+    if (level >= LEVELS && this.most > this.high) return `≥ ${this.say(this.high)} (up to ${this.say(this.most)})`;
+    if (level <= 0 && this.least < this.low) return `≤ ${this.say(this.low)} (down to ${this.say(this.least)})`;
+    return this.say(this.at(level));
   }
+}
+
+// Digits after the point that a range asks for.
+function digitsOf(range) { return Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(range)))); }
+
+function plain(value, digits) {
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? (0).toFixed(digits) : text;
 }
 
 // A number with as many digits as its range asks for.
 function formatNumber(value, range) {
   const size = Math.abs(range) || 1;
-  if (size >= 1e6 || size < 1e-4) return value.toPrecision(3);
-  const digits = Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(size))));
-  const text = value.toFixed(digits);
-  return text === (-0).toFixed(digits) || Number(text) === 0 ? (0).toFixed(digits) : text;
+  return size >= 1e6 || size < 1e-4 ? value.toPrecision(3) : plain(value, digitsOf(size));
 }
 
 // Round numbers between two values, about as many as asked for.

@@ -53,7 +53,8 @@ class Explorer {
       await this.kept.load();
       for (let i = 0; i < this.n; i++) this.picked[i] = this.kept.levels[i] > LEVELS / 2 ? 1 : 0;
     }
-    for (const name of this.data.start.filters) await this.addFilter(name);
+    for (const name of this.data.start.filters) this.filters.push(await this.filterOf(name));
+    this.listFilters();
     if (this.data.sample) this.gallery = new Gallery(this, this.data.sample);
     if (this.data.decoder) {
       this.decoderSheet = new Image();
@@ -77,7 +78,8 @@ class Explorer {
     const maps = this.data.colour_maps;
     if (this.colour) {
       const kind = this.colour.kind;
-      this.lut = kind === "angle" ? decodeColours(maps.circle) : kind === "flag" ? flagColours(maps) : decodeColours(maps.line);
+      const line = matchMedia("(prefers-color-scheme: dark)").matches ? maps.line_on_dark : maps.line_on_light;
+      this.lut = kind === "angle" ? decodeColours(maps.circle) : kind === "flag" ? flagColours(maps) : decodeColours(line);
       if (this.colour.isWords) this.colourWords();
     }
     showLegend(this);
@@ -96,21 +98,21 @@ class Explorer {
     order.slice(0, own).forEach((word, k) => { this.wordColours[Math.round(this.colour.levelOf(word))] = k; });
   }
 
+  async filterOf(name) { return Filter.of(await this.column(name).load(), this); }
+
   async addFilter(name) {
-    const column = this.column(name);
-    if (!column || this.filters.some((filter) => filter.column === column)) return;
-    await column.load();
-    const filter = new Filter(column, this);
-    this.filters.push(filter);
-    document.getElementById("filters").append(filter.element);
-    filter.paint();
+    if (this.filters.some((filter) => filter.column.name === name)) return;
+    const filter = await this.filterOf(name);
+    this.change(() => { this.filters = [...this.filters, filter]; });
   }
 
   removeFilter(filter) {
-    this.change(() => {
-      this.filters = this.filters.filter((other) => other !== filter);
-      filter.element.remove();
-    });
+    this.change(() => { this.filters = this.filters.filter((other) => other !== filter); });
+  }
+
+  listFilters() {
+    document.getElementById("filters").replaceChildren(...this.filters.map((filter) => filter.element));
+    for (const filter of this.filters) filter.show();
   }
 
   // ---- history: a state before each change
@@ -121,30 +123,36 @@ class Explorer {
 
   beginChange() { if (!this.before) this.before = this.snapshot(); }
 
-  endChange() {
-    if (!this.before) return;
-    this.done.push(this.before);
+  // `source` is what the hand holds: steps of it that follow each other at once are undone together.
+  endChange(source = null) {
+    const before = this.before, after = this.snapshot(), now = performance.now();
+    this.before = null;
+    if (!before || sameState(before, after)) return;
+    const goesOn = source !== null && source === this.source && now - this.changed < 1000;
+    if (!goesOn) this.done.push(before);
     if (this.done.length > MOST_UNDO) this.done.shift();
     this.undone = [];
-    this.before = null;
+    this.source = source;
+    this.changed = now;
     this.refilter();
   }
 
   change(action) {
     this.beginChange();
     action();
+    this.listFilters();
     this.endChange();
-    for (const filter of this.filters) filter.show();
   }
 
   restore(from, to) {
     const state = from.pop();
     if (!state) return;
+    this.before = this.source = null;
     to.push(this.snapshot());
     this.picked = state.picked;
     this.filters = state.filters.map(([filter]) => filter);
-    document.getElementById("filters").replaceChildren(...this.filters.map((filter) => filter.element));
-    for (const [filter, ranges] of state.filters) filter.state = ranges;
+    for (const [filter, kept] of state.filters) filter.state = kept;
+    this.listFilters();
     this.refilter();
   }
 
@@ -248,6 +256,11 @@ class Explorer {
     for (let i = 0; i < this.n; i++) if (chosen[i]) numbers.push(this.number(i));
     return numbers;
   }
+}
+
+function sameState(a, b) {
+  const same = ([filter, state], k) => b.filters[k] && b.filters[k][0] === filter && String(b.filters[k][1]) === String(state);
+  return a.picked === b.picked && a.filters.length === b.filters.length && a.filters.every(same);
 }
 
 function decodeColours(text) {

@@ -218,6 +218,7 @@ class PointMap {
 
   paintOverlay(scale) {
     const e = this.explorer, c = this.overlay.getContext("2d"), f = this.frame;
+    document.getElementById("close-shape").hidden = e.tool === "lasso" || !this.path || this.path.length < 3;
     c.setTransform(scale, 0, 0, scale, 0, 0);
     c.clearRect(0, 0, this.width, this.height);
     c.strokeStyle = e.theme("--line"); c.fillStyle = e.theme("--ink"); c.lineWidth = 1;
@@ -249,7 +250,7 @@ class PointMap {
     c.fillStyle = this.explorer.theme("--ink"); c.strokeStyle = this.explorer.theme("--line");
     c.textAlign = horizontal ? "center" : "right"; c.textBaseline = horizontal ? "top" : "middle";
     if (!column.isWords) {
-      const { values, step } = ticks(low, high, length / 80);
+      const { values, step } = ticks(low, high, Math.max(length / 80, 4));
       for (const value of values) {
         const share = (value - low) / (high - low);
         const text = formatNumber(value, step * 30);

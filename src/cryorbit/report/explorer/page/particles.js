@@ -91,9 +91,9 @@ class Gallery {
       captions.push("the decoder at this place");
     }
     const row = place >= 0 ? this.sample.rows[place] : -1;
-    const facts = row < 0 ? [] : e.columns.filter((column) => column.levels).slice(0, 6)
-      .map((column) => `${column.label}: ${column.format(column.levels[row])}`);
-    document.getElementById("pointed-note").textContent = captions.join(" · ") || "No particle of the sample is near."; 
+    const told = new Set([e.x, e.y, e.colour, ...e.columns].filter((column) => column && column.levels));
+    const facts = row < 0 ? [] : [...told].slice(0, 7).map((column) => `${column.label}: ${column.format(column.levels[row])}`);
+    document.getElementById("pointed-note").textContent = captions.join(" · ") || "No particle of the sample is near.";
     document.getElementById("pointed-facts").textContent = row < 0 ? "" : `particle ${e.number(row)}: ${facts.join("; ")}`;
   }
 }
