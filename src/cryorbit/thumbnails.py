@@ -16,7 +16,7 @@ from cryorbit.io import ImageStack
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import network_box_size, open_cache, prepare_images
-from cryorbit.report.pictures import Pictures
+from cryorbit.report.pictures import Pictures, cached_pictures
 from cryorbit.training.checkpoint import BEST, load_autoencoder
 
 # Width of the images where the run kept no copy of them.
@@ -28,11 +28,7 @@ def pictures_of(folder: Path, config: RunConfig, particles: ParticleTable) -> Pi
     cache = open_cache(folder / "cache")
     drawn = _drawn(folder / "checkpoint" / BEST, config)
     if cache is not None and len(cache) == len(particles):
-
-        def cached(rows: NDArray[np.int64]) -> FloatArray:
-            return np.asarray(cache.read(rows).numpy(), dtype=np.float64)
-
-        return Pictures(cached, cache.info.pixel_size_A, cache.info.noise_free, drawn)
+        return cached_pictures(cache, drawn)
     try:
         stack = ImageStack(particles.locations)
         pixel_size_A = float(particles.imaging.pixel_size_A[0])

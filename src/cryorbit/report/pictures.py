@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from cryorbit.conventions import FloatArray
+from cryorbit.preprocessing.dataset import ParticleCache
 
 SMOOTHING_PX = 1.0
 
@@ -47,6 +48,15 @@ class Pictures:
             raise ValueError("there are no images")
         images = self.images(rows)
         return images if self.noise_free else np.asarray(gaussian_filter(images, (0.0, SMOOTHING_PX, SMOOTHING_PX)))
+
+
+def cached_pictures(cache: ParticleCache, drawn: Callable[[FloatArray], FloatArray] | None = None) -> Pictures:
+    """Pictures from a run's own copy of its images, and from its decoder if there is one."""
+
+    def read(rows: NDArray[np.int64]) -> FloatArray:
+        return np.asarray(cache.read(rows).numpy(), dtype=np.float64)
+
+    return Pictures(read, cache.info.pixel_size_A, cache.info.noise_free, drawn)
 
 
 def put_into_place(images: FloatArray, psi_deg: FloatArray, shift_px: FloatArray) -> FloatArray:

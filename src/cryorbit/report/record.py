@@ -21,7 +21,7 @@ from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.mrc import read_image
 from cryorbit.io.runs import FILE_COLUMNS, MANIFEST
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.report.pictures import Pictures
+from cryorbit.report.pictures import Pictures, cached_pictures
 from cryorbit.training.metrics import read_metrics
 
 AXES_SHOWN = 3
@@ -235,7 +235,7 @@ def read_run(folder: Path, pictures: Pictures | None = None) -> RunRecord:
         average=_read_average(folder),
         limits=_read_csv(folder / "limits.csv", ("defocus_um", "psi_limit_deg", "origin_limit_A", "defocus_limit_um")),
         manifest=_read_manifest(folder / MANIFEST),
-        pictures=pictures or _cached_pictures(cache),
+        pictures=pictures or (Pictures() if cache is None else cached_pictures(cache)),
     )
 
 
@@ -313,16 +313,6 @@ def _open_cache(folder: Path, n: int) -> ParticleCache | None:
     except (OSError, ValueError, TypeError):
         return None
     return cache if len(cache) == n else None
-
-
-def _cached_pictures(cache: ParticleCache | None) -> Pictures:
-    if cache is None:
-        return Pictures()
-
-    def read(rows: NDArray[np.int64]) -> FloatArray:
-        return np.asarray(cache.read(rows).numpy(), dtype=np.float64)
-
-    return Pictures(read, cache.info.pixel_size_A, cache.info.noise_free)
 
 
 def _read_average(folder: Path) -> ClassAverage:

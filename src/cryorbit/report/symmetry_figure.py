@@ -96,11 +96,11 @@ def _average(one: ReproducedSet) -> tuple[FloatArray, str]:
     run = one.run
     if run.average.image is not None:
         return run.average.image, "class average of the alignment"
-    if run.cache is None:
+    if run.pictures.images is None:
         return np.zeros_like(_drawn(one)), "class average (images are missing)"
     rows = np.flatnonzero(run.kept)[:MOST_AVERAGED].astype(np.int64)
-    images = run.cache.read(rows).numpy().astype(np.float64)
-    shifts = np.nan_to_num(shifts_px(run, run.cache.info.pixel_size_A)[rows])
+    images = run.pictures.images(rows)
+    shifts = np.nan_to_num(shifts_px(run, run.pictures.pixel_size_A)[rows])
     placed = put_into_place(images, run.column("psi_deg")[rows], shifts)
     return placed.mean(axis=0), "mean of the particles, put into place"
 
