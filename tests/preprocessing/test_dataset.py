@@ -9,7 +9,7 @@ import torch
 from cryorbit import ImageStack, ParticleDataError
 from cryorbit.config import PreprocessingConfig
 from cryorbit.particles import ImageLocations
-from cryorbit.preprocessing.dataset import build_cache, network_box_size
+from cryorbit.preprocessing.dataset import build_cache, network_box_size, open_cache
 from cryorbit.preprocessing.normalise import choose_scale, intensity_statistics, standardise
 from cryorbit.preprocessing.resample import fourier_crop
 from cryorbit.preprocessing.spectrum import ring_power, sample_spectra
@@ -56,7 +56,19 @@ def test_shards_do_not_change_the_images(tmp_path):
     whole = build_cache(stack, 3.0, tmp_path / "1", CONFIG.model_copy(update={"shard_images": 99}), names(20))
     parts = build_cache(stack, 3.0, tmp_path / "2", CONFIG.model_copy(update={"shard_images": 3}), names(20))
     rows = np.arange(20)
-    assert torch.equal(whole.read(rows), parts.read(rows))
+    # To half precision: on some processors a sum depends in its last bit on how many images are summed at once.
+    torch.testing.assert_close(whole.read(rows), parts.read(rows), atol=4e-3, rtol=0)
+    shuffled = np.array([19, 3, 4, 5, 0, 0, 18])
+    assert torch.equal(parts.read(shuffled), parts.read(rows)[shuffled])
+
+
+def test_a_shard_that_is_cut_short_is_noticed(tmp_path):
+    cache = build_cache(stack_of(make_images(), tmp_path), 3.0, tmp_path / "c", CONFIG, names(20))
+    path = tmp_path / "c" / "shard_00000.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunFolderError, match="is cut short"):
+        cache.read(np.arange(20))
+    assert open_cache(tmp_path / "c") is None
 
 
 @pytest.mark.parametrize(("value", "sentence"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")])

@@ -1,7 +1,7 @@
 """The cache: every particle image once, cropped and standardised, in sequential float16 shards.
 
-Training reads images in random order, over and over. On thousands of stacks each read would be a seek; on a
-cache of a few files it is a memory map.
+Training reads images in random order, over and over. On thousands of stacks each read would be a search; in a few
+files of equal images it is one call. They are read, not mapped: pages of a map count as the process's own memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryorbit.config import PreprocessingConfig
-from cryorbit.errors import ParticleDataError
+from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.runs import make_folder, write_arrays, write_text
 from cryorbit.preprocessing.normalise import (
@@ -105,13 +106,63 @@ def contrast_remarks(info: CacheInfo, asked: str | None) -> tuple[str | None, st
     return remark, warning
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """A file of float16 images of equal size, of which any can be read by itself.
+
+    Attributes
+    ----------
+    path
+        Of the ``.npy`` file.
+    shape
+        Images, height, width.
+    offset
+        Of the first image in bytes.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    offset: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Shard:
+        """Look at a file.
+
+        Raises
+        ------
+        OSError, ValueError
+            If it is missing, damaged or something else.
+        """
+        mapped = np.load(path, mmap_mode="r")
+        if not isinstance(mapped, np.memmap) or mapped.dtype != np.float16 or mapped.ndim != 3:
+            raise ValueError(f"{path}: holds no images")
+        n, height, width = mapped.shape
+        return cls(path, (n, height, width), mapped.offset)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Images of these rows, in this order."""
+        images = np.empty((len(rows), *self.shape[1:]), dtype=np.float16)
+        size = images[:1].nbytes
+        # Neighbours in the file are read at once.
+        ends = np.flatnonzero(np.diff(rows) != 1) + 1
+        with self.path.open("rb", buffering=0) as file:
+            for first, last in pairwise([0, *ends.tolist(), len(rows)]):
+                file.seek(self.offset + int(rows[first]) * size)
+                if file.readinto(images[first:last].data.cast("B")) != (last - first) * size:
+                    raise RunFolderError(f"{self.path}: is cut short; remove the folder, which is then made again.")
+        return images
+
+
 class ParticleCache:
-    """Standardised images in memory-mapped shards, by row of the particle table."""
+    """Standardised images in shards, by row of the particle table."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.info = CacheInfo(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
-        self.shards = [np.load(path, mmap_mode="r") for path in _shard_paths(folder, self.info)]
+        self.shards = [_Shard.of(path) for path in _shard_paths(folder, self.info)]
 
     def __len__(self) -> int:
         return self.info.images
@@ -127,7 +178,7 @@ class ParticleCache:
         shard, within = np.divmod(np.asarray(rows, dtype=np.int64), self.info.shard_images)
         for number in np.unique(shard):
             here = shard == number
-            images[here] = self.shards[number][within[here]]
+            images[here] = self.shards[number].read(within[here])
         return torch.from_numpy(images)
 
     def batches(self, batch_size: int) -> Iterator[Float[Tensor, "batch h w"]]:

@@ -1,0 +1,135 @@
+"""Memory and time of every stage against the number of particles, up to more than would fit on a disk.
+
+    python benchmarks/scale.py WORK_FOLDER --particles 5000 50000 200000 [--distinct 5000] [--seed 1]
+
+The images are ``--distinct`` simulated ones of 128 px (SNR 0.1, shifts, a tenth junk), which a particle file names over
+and over: every row is read, embedded, aligned and written by itself, as if it were another particle. The training is
+cut short, for what it costs does not depend on the number of particles. Each number runs in a process of its own;
+peaks are those of the resident memory within each stage (``VmHWM`` of Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cryorbit as co
+from cryorbit.simulation import make_simulation_config, phantom_projection
+from cryorbit.stages import TITLES
+
+CUT_SHORT = {"training": {"images_budget": 2000}, "estimation": {"defocus_prior": "blind"}}
+
+
+class Watch:
+    """Seconds, CPU seconds and peak memory of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: list[dict[str, float | str]] = []
+        self._title, self._began, self._cpu = "", 0.0, 0.0
+
+    def stage(self, title: str) -> None:
+        """Close the stage before, and begin another."""
+        self.close()
+        self._title, self._began, self._cpu = title, time.perf_counter(), cpu_seconds()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+
+    def close(self) -> None:
+        """Note what the stage took."""
+        if self._title:
+            self.stages.append({
+                "stage": self._title, "seconds": time.perf_counter() - self._began,
+                "cpu_seconds": cpu_seconds() - self._cpu, "peak_MB": peak_MB(),
+            })  # fmt: skip
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """Nothing to do."""
+
+    def say(self, text: str) -> None:
+        """Nothing to do."""
+
+
+def cpu_seconds() -> float:
+    """Of this process and its threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def peak_MB() -> float:
+    """Highest resident memory since it was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024.0
+
+
+def make_set(folder: Path, distinct: int, seed: int) -> Path:
+    """The distinct images, once."""
+    if not (folder / "particles.star").exists():
+        config = make_simulation_config(
+            "junk", {"images": distinct, "seed": seed, "box": 128, "pixel_size_A": 3.0, "snr": 0.1}
+        )
+        co.simulate(folder, phantom_projection(), config)
+    return folder / "particles.star"
+
+
+def repeated(star: Path, n: int) -> Path:
+    """A particle file of ``n`` rows that names the images over and over."""
+    path = star.with_name(f"particles_{n}.star")
+    text = star.read_text().rstrip("\n").split("\n")
+    first = next(k for k in range(len(text) - 1, -1, -1) if text[k].startswith("_")) + 1
+    rows = [line for line in text[first:] if line.strip()]
+    with path.open("w") as file:
+        file.write("\n".join(text[:first]) + "\n")
+        for k in range(n):
+            file.write(rows[k % len(rows)] + "\n")
+    return path
+
+
+def measure(star: Path, out: Path, seed: int) -> None:
+    """Run all stages in this process, and print what each took as JSON."""
+    watch = Watch()
+    config = co.make_config("fast", {**CUT_SHORT, "seed": seed})
+    result = co.run(star, out, config, observer=watch)
+    watch.close()
+    n = 0 if result.estimates is None else len(result.estimates)
+    print(json.dumps({"particles": n, "stages": watch.stages}))
+
+
+def main() -> None:
+    """Measure each number, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--particles", type=int, nargs="+", default=[5000, 50_000, 200_000])
+    parser.add_argument("--distinct", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one is not None:
+        measure(options.one, options.work, options.seed)
+        return
+    star = make_set(options.work / "set", options.distinct, options.seed)
+    for n in options.particles:
+        out = options.work / f"run_{n}"
+        shutil.rmtree(out, ignore_errors=True)
+        command = [
+            sys.executable, __file__, str(out), "--one", str(repeated(star, n)), "--seed", str(options.seed)
+        ]  # fmt: skip
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        for row in found["stages"]:
+            rate = n / max(row["seconds"], 1e-9)
+            print(
+                f"| {n:,} | {row['stage']} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {rate:,.0f} "
+                f"| {row['peak_MB']:,.0f} |", flush=True,
+            )  # fmt: skip
+        both = sum(row["seconds"] for row in found["stages"] if row["stage"] in (TITLES["embed"], TITLES["align"]))
+        print(f"| {n:,} | both: embed and align | {both:.1f} | | {n / both:,.0f} | |", flush=True)
+        shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()
