@@ -119,13 +119,13 @@ def embedded(run: Path, particles: co.ParticleTable, config: Any, tests: list[Te
         names = particles.frame[IMAGE_NAME].to_numpy()
         pixel_size_A = float(particles.imaging.pixel_size_A[0])
         prepared = prepare_images(stack, pixel_size_A, cache.box_size, config.preprocessing, names)
-    parts = [load_embedding(run / "cache" / "latent_orbits.npz")]
+    parts = [load_embedding(run / "cache")]
     for test in tests:
         images = standardise(fourier_crop(test.images, cache.box_size), cache.info.particle_radius_px, prepared.scale)
         both = [embed_batch(autoencoder, images[i : i + BATCH], N_TURNS) for i in range(0, len(images), BATCH)]
         means, log_variances = (torch.cat(values).numpy() for values in zip(*both, strict=True))
         parts.append(Embedding(means[:, 0], log_variances[:, 0], means, log_variances.mean(axis=1)))
-    return Embedding(*(np.concatenate([getattr(part, name) for part in parts]) for name in (
+    return Embedding(*(np.concatenate([getattr(part, name)[:] for part in parts]) for name in (
         "mean", "log_variance", "orbit", "orbit_log_variance")))  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def test_other_images_under_the_old_names_are_refused(star, tmp_path):
         co.rerun(tmp_path / "run", "estimate")
 
 
-@pytest.mark.parametrize("victim", ["cache/shard_00000.npy", "cache/cache.json", "cache/latent_orbits.npz"])
+@pytest.mark.parametrize("victim", ["cache/shard_00000.npy", "cache/cache.json", "cache/latent_orbits.npy"])
 def test_a_damaged_cache_is_made_again(star, finished, tmp_path, victim):
     co.run(star, tmp_path / "run", tiny_config(), until="estimate")
     (tmp_path / "run" / victim).write_bytes(b"rubbish")

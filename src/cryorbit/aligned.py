@@ -33,6 +33,7 @@ from cryorbit.estimation.outliers import FEWEST_PARTICLES, SEARCHED_POSES_NATS, 
 from cryorbit.io.mrc import write_image
 from cryorbit.io.runs import read_table, write_table
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
+from cryorbit.machine import device_for
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import PreparedImages
 from cryorbit.preprocessing.normalise import intensity_statistics
@@ -170,7 +171,7 @@ def align_table(
             "or more)"
         )
         return AlignmentOutcome(poses, None, None, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
-    device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
+    device = device_for(config.training.accelerator)
     reader = RingReader(particles, images, prior, searched, device)
     snr = signal_to_noise(images, config.seed)
     hint = latent or LatentHint(None, None)

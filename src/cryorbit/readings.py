@@ -310,6 +310,6 @@ def latent_table(particles: ParticleTable, embedding: Embedding, outcome: Outcom
     columns |= {f"z{axis + 1}": embedding.mean[:, axis] for axis in range(latent)}
     columns |= {f"log_variance{axis + 1}": embedding.log_variance[:, axis] for axis in range(latent)}
     columns |= {f"pc{axis + 1}": coordinates[:, axis] for axis in range(latent)}
-    columns |= {"plane_radius": polar.radius[:, 0], "plane_angle_deg": polar.angle_deg[:, 0]}
+    columns |= {"plane_radius": polar.radius, "plane_angle_deg": polar.angle_deg}
     columns["orbit_radius"] = orbit_radius(embedding)
     return pd.DataFrame(columns)

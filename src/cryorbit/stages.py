@@ -27,10 +27,10 @@ from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import FILE_COLUMNS, RunFolder, read_table, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.embed import Embedding, embed, load_embedding, save_embedding
+from cryorbit.latent.embed import ORBITS, Embedding, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
-from cryorbit.memory import freed_memory_kept
+from cryorbit.machine import device_for, freed_memory_kept
 from cryorbit.model.cone import Cone
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
@@ -109,7 +109,7 @@ class Job:
     def embedding(self) -> Embedding:
         """Latent points of all particles; made again where they were deleted."""
         if self._embedding is None:
-            self._embedding = load_embedding(self.folder.path / "cache" / "latent_orbits.npz")
+            self._embedding = load_embedding(self.folder.path / "cache")
         if self._embedding is None:
             self.embed()
         return cast("Embedding", self._embedding)
@@ -231,8 +231,10 @@ class Job:
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
         autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
-        self._embedding = embed(autoencoder, self.cache, progress=self.observer.advance)
-        save_embedding(self.folder.file("cache", "latent_orbits.npz"), self._embedding)
+        autoencoder.to(device_for(self.config.training.accelerator))
+        orbits = self.folder.file("cache", ORBITS)
+        self._embedding = embed(autoencoder, self.cache, progress=self.observer.advance, store=orbits)
+        save_points(orbits.parent, self._embedding)
         return {}
 
     def align(self) -> dict[str, Any]:

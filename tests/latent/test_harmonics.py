@@ -70,11 +70,11 @@ def test_angles_come_out_up_to_one_offset_and_with_the_right_sign(amplitudes, se
 def test_the_estimate_turns_with_the_particle(steps, amplitudes):
     _, embedding = orbits(n=60, amplitudes=amplitudes)
     chart = fit_harmonics(embedding, np.ones(60, dtype=bool))
-    before = orbit_angles(orbit_coefficients(embedding), chart)
+    before = orbit_angles(orbit_coefficients(embedding.orbit), chart)
     turned = Embedding(
         embedding.mean, embedding.log_variance, np.roll(embedding.orbit, -steps, axis=1), embedding.orbit_log_variance
     )
-    after = orbit_angles(orbit_coefficients(turned), chart)
+    after = orbit_angles(orbit_coefficients(turned.orbit), chart)
     np.testing.assert_allclose(wrap_deg(after.psi_deg - before.psi_deg - steps * 30.0), 0, atol=0.05)
     np.testing.assert_allclose(after.std_deg, before.std_deg, atol=0.05)
 

@@ -8,6 +8,7 @@ import torch
 
 from cryorbit import ImageStack, ParticleDataError
 from cryorbit.config import PreprocessingConfig
+from cryorbit.errors import RunFolderError
 from cryorbit.particles import ImageLocations
 from cryorbit.preprocessing.dataset import build_cache, network_box_size, open_cache
 from cryorbit.preprocessing.normalise import choose_scale, intensity_statistics, standardise

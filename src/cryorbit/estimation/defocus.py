@@ -115,8 +115,8 @@ def plane_radii(embedding: Embedding, chart: PlaneChart, rows: NDArray[np.int64]
     rows, repeats
         Some particles, and the embedding of repeated exposures of them.
     """
-    radius = plane_polar(embedding, chart).radius[:, 0]
-    return Radii(radius, _repeat_std(radius[rows], plane_polar(repeats, chart).radius[:, 0]))
+    radius = plane_polar(embedding, chart).radius
+    return Radii(radius, _repeat_std(radius[rows], plane_polar(repeats, chart).radius))
 
 
 def orbit_radii(embedding: Embedding, rows: NDArray[np.int64], repeats: Embedding) -> Radii:
@@ -201,7 +201,7 @@ def cone_defocus(embedding: Embedding, lesson: Lesson) -> DefocusEstimate:
         The deviations are the encoder's own, brought to the size of the errors on particles that were held out from
         the training.
     """
-    defocus = lesson.cone.defocus_um(embedding.orbit[..., 2].astype(np.float64).mean(axis=1))
+    defocus = lesson.cone.defocus_um(embedding.by_parts(lambda orbit: orbit[..., 2].mean(axis=1)))
     # Junk among the drawn images, of which nothing is to be known, pulls all heights a little towards the tip.
     defocus = defocus - common_error(defocus[lesson.rows] - lesson.defocus_um)
     own = lesson.cone.um_per_height * np.exp(0.5 * embedding.orbit_log_variance[:, 2].astype(np.float64))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.estimation.lesson import Lesson, error_ratio
-from cryorbit.latent.axes import VARIANCE_FLOOR
+from cryorbit.latent.axes import VARIANCE_FLOOR, polar
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG, circular_std_deg
 from cryorbit.latent.embed import Embedding
 from cryorbit.latent.harmonics import HarmonicChart, orbit_angles, orbit_coefficients
@@ -43,10 +43,15 @@ def orbit_angle(embedding: Embedding, chart: HarmonicChart) -> AngleEstimate:
 
     Where the orbits are no rings (a near-round particle), the uncertainty says that nothing is known.
     """
-    found = orbit_angles(orbit_coefficients(embedding), chart)
+
+    def angle_and_std(orbit: FloatArray) -> FloatArray:
+        found = orbit_angles(orbit_coefficients(orbit), chart)
+        return np.stack([found.psi_deg, found.std_deg], axis=1)
+
+    psi_deg, std_deg = embedding.by_parts(angle_and_std).T
     if not chart.identifiable:
-        return AngleEstimate(found.psi_deg, np.full_like(found.std_deg, UNKNOWN_ANGLE_STD_DEG))
-    return AngleEstimate(found.psi_deg, found.std_deg, chart.isotropy_order)
+        return AngleEstimate(psi_deg, np.full_like(std_deg, UNKNOWN_ANGLE_STD_DEG))
+    return AngleEstimate(psi_deg, std_deg, chart.isotropy_order)
 
 
 def cone_angle(embedding: Embedding, lesson: Lesson) -> AngleEstimate:
@@ -69,9 +74,8 @@ def cone_angle(embedding: Embedding, lesson: Lesson) -> AngleEstimate:
 
 def _turned_back(embedding: Embedding, order: int) -> NDArray[np.complex128]:
     """Mean over the turned copies of ``z1 + i z2`` after its turn is taken off, shape (n,)."""
-    orbit = embedding.orbit.astype(np.float64)
     back = np.exp(-1j * order * np.radians(embedding.turns_deg))
-    return np.asarray(((orbit[..., 0] + 1j * orbit[..., 1]) * back).mean(axis=1))
+    return embedding.by_parts(lambda orbit: ((orbit[..., 0] + 1j * orbit[..., 1]) * back).mean(axis=1))
 
 
 def plane_angle(embedding: Embedding, chart: PlaneChart) -> AngleEstimate:
@@ -84,14 +88,18 @@ def plane_angle(embedding: Embedding, chart: PlaneChart) -> AngleEstimate:
         posterior says to how far turned copies miss the known turn; where the polar angle does not run around
         exactly once, it says that the angle is unknown.
     """
-    coordinates = plane_polar(embedding, chart)
     direction = -1.0 if chart.winding < 0 else 1.0
-    readings = wrap_deg(direction * coordinates.angle_deg - embedding.turns_deg)
-    posterior = _posterior_angle_std_deg(embedding, chart, coordinates.angle_deg[:, 0], coordinates.radius[:, 0])
-    std = np.hypot(circular_std_deg(readings), posterior)
+
+    def spread_of_turns(orbit: FloatArray) -> FloatArray:
+        angle_deg = polar(chart.axes.reduce(orbit)).angle_deg
+        return circular_std_deg(wrap_deg(direction * angle_deg - embedding.turns_deg))
+
+    coordinates = plane_polar(embedding, chart)
+    posterior = _posterior_angle_std_deg(embedding, chart, coordinates.angle_deg, coordinates.radius)
+    std = np.hypot(embedding.by_parts(spread_of_turns), posterior)
     if not chart.is_simple:
         std = np.full_like(std, UNKNOWN_ANGLE_STD_DEG)
-    return AngleEstimate(readings[:, 0], np.minimum(std, UNKNOWN_ANGLE_STD_DEG))
+    return AngleEstimate(wrap_deg(direction * coordinates.angle_deg), np.minimum(std, UNKNOWN_ANGLE_STD_DEG))
 
 
 def _posterior_angle_std_deg(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cryorbit.io.runs import write_arrays
+from cryorbit.conventions import FloatArray
+from cryorbit.io.runs import atomic_path, write_arrays
 from cryorbit.model.vaegan import Autoencoder
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
@@ -21,8 +25,53 @@ BATCH = 256
 # Four times the highest harmonic that is read: what an orbit has beyond half of this folds back into the low ones, and
 # 12 turns cost the human 80S ribosome 0.9 degrees where 24 leave 0.07.
 N_TURNS = 24
+# Particles whose orbits are looked at together: the rest stay in their file.
+PART = 4096
+ORBITS, POINTS = "latent_orbits.npy", "latent_points.npz"
 
 Progress = Callable[[int, int], None]
+
+
+class Orbits(Protocol):
+    """Latent points of turned copies, in memory or in a file; what is asked for by rows is an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Particles, turns, latent axes."""
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        """Orbits of some particles, shape (m, turns, latent)."""
+
+
+@dataclass(frozen=True)
+class StoredOrbits:
+    """Orbits in a ``.npy`` file, of which only what is asked for is read.
+
+    Attributes
+    ----------
+    path
+        Of the file.
+    shape
+        Particles, turns, latent axes.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> StoredOrbits:
+        """Look at a file.
+
+        Raises
+        ------
+        OSError, ValueError
+            If it is missing or damaged.
+        """
+        return cls(path, np.load(path, mmap_mode="r").shape)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        # Mapped anew each time: pages of a map that stays count as the process's memory.
+        return np.array(np.load(self.path, mmap_mode="r")[rows])
 
 
 @dataclass(frozen=True)
@@ -35,15 +84,23 @@ class Embedding:
         Of the image as it is, shape (n, latent).
     orbit
         Posterior mean of the image turned by ``k * 360 / turns`` degrees, shape (n, turns, latent); turn 0 is the
-        image itself.
+        image itself. It may lie in a file.
     orbit_log_variance
         Mean over the turns, shape (n, latent).
     """
 
     mean: np.ndarray
     log_variance: np.ndarray
-    orbit: np.ndarray
+    orbit: Orbits
     orbit_log_variance: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def by_parts(self, of: Callable[[FloatArray], NDArray[Any]]) -> NDArray[Any]:
+        """A function of orbits, of shape (m, turns, latent), for all particles; some thousands at a time."""
+        starts = range(0, len(self), PART)
+        return np.concatenate([of(self.orbit[start : start + PART].astype(np.float64)) for start in starts])
 
     @property
     def turns_deg(self) -> np.ndarray:
@@ -71,34 +128,58 @@ def embed(
     cache: ParticleCache,
     n_turns: int = N_TURNS,
     progress: Progress | None = None,
+    store: Path | None = None,
 ) -> Embedding:
     """Embed all particles, a batch at a time.
 
     Parameters
     ----------
     autoencoder
-        Trained, in evaluation mode.
+        Trained, in evaluation mode, on the device that does the work.
     cache
         Standardised particle images.
     n_turns
         Copies per image, the image itself among them.
     progress
         Called with the number of images done and of all.
+    store
+        File that the orbits go to as they come; they stay in memory if left out.
+
+    Raises
+    ------
+    RunFolderError
+        If that file cannot be written.
     """
     n, latent = len(cache), autoencoder.latent_dim
+    device = next(autoencoder.parameters()).device
     mean, log_variance, orbit_log_variance = (np.empty((n, latent), dtype=np.float32) for _ in range(3))
-    orbit = np.empty((n, n_turns, latent), dtype=np.float32)
     done = 0
-    for images in cache.batches(BATCH):
-        here = slice(done, done + len(images))
-        means, log_variances = embed_batch(autoencoder, images, n_turns)
-        orbit[here] = means.numpy()
-        mean[here], log_variance[here] = means[:, 0].numpy(), log_variances[:, 0].numpy()
-        orbit_log_variance[here] = log_variances.mean(dim=1).numpy()
-        done += len(images)
-        if progress is not None:
-            progress(done, n)
-    return Embedding(mean, log_variance, orbit, orbit_log_variance)
+    with _collected((n, n_turns, latent), store) as (add, collected):
+        for images in cache.batches(BATCH):
+            here = slice(done, done + len(images))
+            means, log_variances = (part.cpu() for part in embed_batch(autoencoder, images.to(device), n_turns))
+            add(means.numpy())
+            mean[here], log_variance[here] = means[:, 0].numpy(), log_variances[:, 0].numpy()
+            orbit_log_variance[here] = log_variances.mean(dim=1).numpy()
+            done += len(images)
+            if progress is not None:
+                progress(done, n)
+    return Embedding(mean, log_variance, collected(), orbit_log_variance)
+
+
+@contextmanager
+def _collected(
+    shape: tuple[int, ...], store: Path | None
+) -> Iterator[tuple[Callable[[np.ndarray], Any], Callable[[], Orbits]]]:
+    """A way to add orbits in row order, and one to get them all; the second only after the end."""
+    if store is None:
+        parts: list[np.ndarray] = []
+        yield parts.append, lambda: np.concatenate(parts)
+        return
+    with atomic_path(store) as beside, beside.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield lambda part: file.write(np.ascontiguousarray(part, dtype="<f4").data), lambda: StoredOrbits.open(store)
 
 
 @torch.no_grad()
@@ -140,15 +221,19 @@ def embed_repeats(
     return Embedding(means[:, 0].numpy(), log_variances[:, 0].numpy(), means.numpy(), log_variances.mean(dim=1).numpy())
 
 
-def save_embedding(path: Path, embedding: Embedding) -> None:
-    """Write an embedding as an uncompressed ``.npz`` file."""
-    write_arrays(path, **asdict(embedding))
+def save_points(folder: Path, embedding: Embedding) -> None:
+    """Write all but the orbits, which :func:`embed` has put into ``ORBITS`` of the same folder."""
+    points = {name: getattr(embedding, name) for name in ("mean", "log_variance", "orbit_log_variance")}
+    write_arrays(folder / POINTS, **points)
 
 
-def load_embedding(path: Path) -> Embedding | None:
-    """Read what :func:`save_embedding` wrote; None where there is nothing whole."""
+def load_embedding(folder: Path) -> Embedding | None:
+    """What :func:`embed` and :func:`save_points` left in a folder; None where there is nothing whole."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Embedding(**{name: arrays[name] for name in arrays.files})
+        orbits = StoredOrbits.open(folder / ORBITS)
+        # Opened here: numpy leaves the file of a damaged archive open.
+        with (folder / POINTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            embedding = Embedding(orbit=orbits, **{name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, EOFError, TypeError, BadZipFile):
         return None
+    return embedding if len(embedding) == orbits.shape[0] else None

@@ -35,6 +35,8 @@ LOCK_SIGMAS = 4.0
 # of variation is then 0.52 (Rayleigh distribution), far above that of a ring.
 RING_VARIATION = 0.45
 FEWEST_PARTICLES = 20
+# Particles that the curve is fitted to, at most: more would not move it.
+MOST_FITTED = 50_000
 # Share of white noise mixed into the estimated covariance: angles were fitted to the same residuals, which makes
 # them too small in just the direction that matters. Deviations come out honest to about 20 % on several molecules;
 # angles hardly depend on it (docs/decisions/0001-orbit-harmonics.md).
@@ -93,10 +95,10 @@ class OrbitAngle:
     std_deg: FloatArray
 
 
-def orbit_coefficients(embedding: Embedding) -> ComplexArray:
-    """Fourier coefficients of the orbits over the turn, orders 1 to 6, shape (n, orders, latent)."""
-    turns = embedding.orbit.shape[1]
-    coefficients = np.fft.fft(embedding.orbit.astype(np.float64), axis=1) / turns
+def orbit_coefficients(orbit: FloatArray) -> ComplexArray:
+    """Fourier coefficients over the turn, orders 1 to 6, shape (n, orders, latent), of orbits (n, turns, latent)."""
+    turns = orbit.shape[1]
+    coefficients = np.fft.fft(orbit.astype(np.float64), axis=1) / turns
     return np.asarray(coefficients[:, 1 : min(HIGHEST_ORDER + 1, (turns + 1) // 2)])
 
 
@@ -108,15 +110,15 @@ def fit_harmonics(embedding: Embedding, use: NDArray[np.bool_]) -> HarmonicChart
     embedding
         Latent points and their turned copies.
     use
-        Particles to fit with, shape (n,).
+        Particles to fit with, shape (n,); an even sample of them where they are very many.
 
     Notes
     -----
     The strongest harmonic gives first phases (principal direction of its coefficients over the particles), the others
     are locked to it, then curve, noise and angles are refined in turn. The noise is estimated jointly over harmonics.
     """
-    chosen = use if use.sum() >= FEWEST_PARTICLES else np.ones(len(embedding.mean), dtype=bool)
-    coefficients = orbit_coefficients(embedding)[chosen]
+    rows = evenly(np.flatnonzero(use) if use.sum() >= FEWEST_PARTICLES else np.arange(len(embedding)), MOST_FITTED)
+    coefficients = orbit_coefficients(embedding.orbit[rows])
     phases, amplitudes = _principal_phases(coefficients)
     strongest = int(amplitudes.mean(axis=0).argmax())
     locks = _phase_locks(phases, strongest)
@@ -132,6 +134,13 @@ def fit_harmonics(embedding: Embedding, use: NDArray[np.bool_]) -> HarmonicChart
         chart = HarmonicChart(harmonics, curve, precision, order, locks, variation, len(phases))
         psi_deg = orbit_angles(coefficients, chart).psi_deg
     return chart
+
+
+def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many of the rows, spread evenly over them all; all of them where they are fewer."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def _principal_phases(coefficients: ComplexArray) -> tuple[ComplexArray, FloatArray]:

@@ -17,6 +17,7 @@ from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.latent.axes import PolarCoordinates, PrincipalAxes, polar, principal_axes
 from cryorbit.latent.circle import circular_mean_deg
 from cryorbit.latent.embed import Embedding
+from cryorbit.latent.harmonics import MOST_FITTED, evenly
 
 EIGENVALUE_FLOOR = 1e-6
 
@@ -59,9 +60,9 @@ def fit_plane(embedding: Embedding, use: NDArray[np.bool_]) -> PlaneChart:
     use
         Particles to fit with, shape (n,): junk tilts the axes. All are used where it has fewer than two.
     """
-    chosen = use if use.sum() >= 2 else np.ones(len(embedding.mean), dtype=bool)
+    chosen = np.flatnonzero(use) if use.sum() >= 2 else np.arange(len(embedding))
     axes = principal_axes(embedding.mean[chosen])
-    angle = polar(axes.reduce(embedding.orbit[chosen])).angle_deg
+    angle = polar(axes.reduce(embedding.orbit[evenly(chosen, MOST_FITTED)])).angle_deg
     windings = orbit_windings(angle)
     values, counts = np.unique(windings, return_counts=True)
     winding = int(values[counts.argmax()])
@@ -77,8 +78,8 @@ def orbit_windings(angle_deg: FloatArray) -> NDArray[np.int64]:
 
 
 def plane_polar(embedding: Embedding, chart: PlaneChart) -> PolarCoordinates:
-    """Polar coordinates of every turned copy in the plane, arrays of shape (n, turns)."""
-    return polar(chart.axes.reduce(embedding.orbit))
+    """Polar coordinates of every particle in the plane, arrays of shape (n,)."""
+    return polar(chart.axes.reduce(embedding.mean))
 
 
 def orbit_radius(embedding: Embedding) -> FloatArray:
@@ -87,9 +88,12 @@ def orbit_radius(embedding: Embedding) -> FloatArray:
     The radius of equation 6 without its plane: it sees the whole orbit, whichever way that winds through the
     latent space, and does not depend on how the particle is turned.
     """
-    orbit = embedding.orbit.astype(np.float64)
-    deviation = orbit - orbit.mean(axis=1, keepdims=True)
-    return np.asarray(np.sqrt((deviation**2).sum(axis=2).mean(axis=1)))
+
+    def radius(orbit: FloatArray) -> FloatArray:
+        deviation = orbit - orbit.mean(axis=1, keepdims=True)
+        return np.asarray(np.sqrt((deviation**2).sum(axis=2).mean(axis=1)))
+
+    return embedding.by_parts(radius)
 
 
 def orbit_invariants(embedding: Embedding) -> FloatArray:
@@ -103,9 +107,12 @@ def orbit_invariants(embedding: Embedding) -> FloatArray:
     -------
     array of shape (n, 3 * latent)
     """
-    orbit = embedding.orbit.astype(np.float64)
-    centre = orbit.mean(axis=1)
-    deviation = orbit - centre[:, None]
-    covariance = np.einsum("nki,nkj->nij", deviation, deviation) / orbit.shape[1]
-    radii = np.linalg.eigvalsh(covariance)[:, ::-1]
-    return np.concatenate([centre, np.log(radii + EIGENVALUE_FLOOR), embedding.orbit_log_variance], axis=1)
+
+    def centre_and_radii(orbit: FloatArray) -> FloatArray:
+        centre = orbit.mean(axis=1)
+        deviation = orbit - centre[:, None]
+        covariance = np.einsum("nki,nkj->nij", deviation, deviation) / orbit.shape[1]
+        radii = np.linalg.eigvalsh(covariance)[:, ::-1]
+        return np.concatenate([centre, np.log(radii + EIGENVALUE_FLOOR)], axis=1)
+
+    return np.concatenate([embedding.by_parts(centre_and_radii), embedding.orbit_log_variance], axis=1)

@@ -1,4 +1,4 @@
-"""What the C library does with memory that has been freed."""
+"""The machine: which device does the work, and what the C library does with memory that has been freed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 # Numbers of the GNU C library's mallopt, and the values it starts with.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 USUAL_BYTES = 128 * 1024
 LARGEST_TRIM, LARGEST_MMAP = (1 << 31) - 1, 1 << 30
+
+
+def device_for(accelerator: str) -> torch.device:
+    """The GPU where there is one and the configuration does not ask for the CPU."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
