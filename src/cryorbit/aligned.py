@@ -172,13 +172,13 @@ def align_table(
         )
         return AlignmentOutcome(poses, None, None, None, facts, (f"{few}: no angle, shift or defocus was estimated.",))
     device = device_for(config.training.accelerator)
-    reader = RingReader(particles, images, prior, searched, device)
+    reader = RingReader.of(particles, images, prior, searched, device)
     snr = signal_to_noise(images, config.seed)
     hint = latent or LatentHint(None, None)
     if taken is not None:
         told = told_marks(particles, prior, searched)
         known = replace(taken.known, outdated=told[taken.known.rows] != taken.told)
-        found = _extended(reader, replace(taken, known=known), hint.particle_probability, progress)
+        found = _extended(particles.name, reader, replace(taken, known=known), hint.particle_probability, progress)
     else:
         settings = settings_for(snr, config.seed, config.alignment.starts)
         found = align(
@@ -191,6 +191,7 @@ def align_table(
 
 
 def _extended(
+    name: str,
     reader: RingReader,
     taken: AverageTaken,
     particle_probability: FloatArray | None,
@@ -206,7 +207,7 @@ def _extended(
     if not same:
         size, before = reader.images.info.box_size, taken.state["box_size"]
         raise ParticleDataError(
-            f"{reader.particles.name}: its images ({size} px of {own:g} A when they are aligned) are not like those of "
+            f"{name}: its images ({size} px of {own:g} A when they are aligned) are not like those of "
             f"the earlier run ({before} px of {before_A:g} A): start a run of their own."
         )
     once = np.where(taken.repeated, 0.0, 1.0)

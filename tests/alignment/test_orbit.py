@@ -11,12 +11,13 @@ import torch
 import cryorbit as co
 from cryorbit.alignment.learn import settings_for
 from cryorbit.alignment.orbit import Alignment, ParticlePoses, align, ring_correlation
-from cryorbit.alignment.reader import RingReader
+from cryorbit.alignment.reader import OpticsGroups, RingReader
 from cryorbit.alignment.templates import AverageSums
 from cryorbit.config import PreprocessingConfig
 from cryorbit.conventions import wrap_deg
 from cryorbit.estimation.outliers import ImageEvidence
 from cryorbit.estimation.truth import Truth, read_truth
+from cryorbit.optics import Optics
 from cryorbit.preprocessing.dataset import prepare_images
 
 from ..pipeline_sets import tiny_set
@@ -34,7 +35,7 @@ def a_set(tmp_path_factory) -> tuple[RingReader, Truth]:
     images = prepare_images(
         co.ImageStack(table.locations), PIXEL_A, BOX, preprocessing, table.frame["rlnImageName"].to_numpy()
     )
-    reader = RingReader(table, images, "micrograph", (0.2, 4.2), torch.device("cpu"))
+    reader = RingReader.of(table, images, "micrograph", (0.2, 4.2), torch.device("cpu"))
     return reader, read_truth(star.with_name("truth.star"), table)
 
 
@@ -135,8 +136,9 @@ def test_a_group_of_few_images_is_aligned_with_the_others(a_set):
     reader = a_set[0]
     voltage = np.full(N, 300.0)
     voltage[17], voltage[40:60] = 200.0, 120.0
-    table = replace(reader.particles, imaging=replace(reader.particles.imaging, voltage_kV=voltage))
-    found = align(RingReader(table, reader.images, "micrograph", (0.2, 4.2), reader.device), settings_for(0.5, 0, 1))
+    distinct, group = np.unique(voltage, return_inverse=True)
+    groups = OpticsGroups(group, tuple(Optics(float(kV)) for kV in distinct), (0.0,) * len(distinct))
+    found = align(replace(reader, groups=groups), settings_for(0.5, 0, 1))
     assert np.isfinite(found.poses.psi_deg).all()
     assert found.memory.model.noise.shape[0] == 3
 
@@ -151,7 +153,10 @@ def test_parts_come_together_in_row_order():
         names = [field.name for field in fields(ParticlePoses) if field.name != "evidence"]
         return ParticlePoses(**{name: wide.get(name, values) for name in names}, evidence=evidence)
 
-    joined = ParticlePoses.in_order([part(numbers) for numbers in rows], rows)
+    joined = ParticlePoses.room_for(5, part(rows[0]))
+    assert np.isnan(joined.residual).all()
+    for numbers in rows:
+        joined.put(numbers, part(numbers))
     np.testing.assert_array_equal(joined.psi_deg, np.arange(5))
     np.testing.assert_array_equal(joined.shift_px[:, 1], -np.arange(5))
     np.testing.assert_array_equal(joined.evidence.promise, np.arange(5))

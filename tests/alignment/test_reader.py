@@ -30,7 +30,7 @@ def table(tmp_path_factory) -> ParticleTable:
 def reader_of(table: ParticleTable, prior: str = "blind", searched: tuple[float, float] = (0.3, 3.0)) -> RingReader:
     names = table.frame["rlnImageName"].to_numpy()
     images = prepare_images(co.ImageStack(table.locations), 8.0, BOX, PreprocessingConfig(box_size=BOX), names)
-    return RingReader(table, images, prior, searched, torch.device("cpu"))
+    return RingReader.of(table, images, prior, searched, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

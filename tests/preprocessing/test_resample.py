@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryorbit.preprocessing.resample import cropped_pixel_size_A, fourier_crop, rotate
+from cryorbit.preprocessing.resample import cropped_pixel_size_A, equal_turns, fourier_crop, quarter_turn, rotate
 
 
 def gaussian(size, centre_xy, sigma, pixel=1.0, dtype=torch.float64):
@@ -68,3 +68,27 @@ def test_images_must_be_square():
     for function, argument in ((fourier_crop, 4), (rotate, torch.zeros(1))):
         with pytest.raises(ValueError, match="square"):
             function(torch.zeros(1, 4, 5), argument)
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_a_quarter_turn_is_that_of_rotate(size):
+    images = torch.randn(3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    turned = images
+    for quarter in range(1, 5):
+        turned = quarter_turn(turned)
+        expected = rotate(images, torch.full((3,), 90.0 * quarter, dtype=torch.float64))
+        # About the middle of an even box a row and a column have no partner.
+        inner = slice(1, None) if size % 2 == 0 else slice(None)
+        torch.testing.assert_close(turned[:, inner, inner], expected[:, inner, inner], atol=1e-9, rtol=0)
+    with pytest.raises(ValueError, match="square"):
+        quarter_turn(torch.zeros(1, 4, 5))
+
+
+@pytest.mark.parametrize("n_turns", [12, 6, 1])
+def test_equal_turns_are_all_of_them(n_turns):
+    images = gaussian(40, (4.0, -2.0), 3.0) + 0.5 * gaussian(40, (-3.0, 1.0), 2.0)
+    found = dict(equal_turns(images, n_turns))
+    assert sorted(found) == list(range(n_turns))
+    for k, turned in found.items():
+        expected = rotate(images, torch.full((1,), k * 360.0 / n_turns, dtype=torch.float64))
+        torch.testing.assert_close(turned, expected, atol=2e-3, rtol=0)

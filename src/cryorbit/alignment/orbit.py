@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -90,19 +90,25 @@ class ParticlePoses:
         return ParticlePoses(**{name: getattr(self, name)[rows] for name in names}, evidence=evidence)
 
     @classmethod
-    def in_order(cls, parts: list[ParticlePoses], rows: list[NDArray[np.int64]]) -> ParticlePoses:
-        """Parts of a data set put together in row order."""
-        order = np.concatenate(rows).argsort()
+    def room_for(cls, n: int, like: ParticlePoses) -> ParticlePoses:
+        """Arrays for ``n`` particles, to be filled by :meth:`put`; ``like`` has the right shapes for some."""
 
-        def joined(name: str) -> FloatArray:
-            return np.concatenate([getattr(part, name) for part in parts])[order]
+        def room(values: FloatArray) -> FloatArray:
+            return np.full((n, *values.shape[1:]), np.nan)
 
-        evidence = ImageEvidence(**{
-            field.name: np.concatenate([getattr(part.evidence, field.name) for part in parts])[order]
-            for field in fields(ImageEvidence)
-        })  # fmt: skip
+        evidence = ImageEvidence(
+            **{part.name: room(getattr(like.evidence, part.name)) for part in fields(ImageEvidence)}
+        )
         names = [field.name for field in fields(cls) if field.name != "evidence"]
-        return cls(**{name: joined(name) for name in names}, evidence=evidence)
+        return cls(**{name: room(getattr(like, name)) for name in names}, evidence=evidence)
+
+    def put(self, rows: NDArray[np.int64], found: ParticlePoses) -> None:
+        """Fill in what was found for some rows."""
+        for field in fields(self):
+            if field.name != "evidence":
+                getattr(self, field.name)[rows] = getattr(found, field.name)
+        for part in fields(ImageEvidence):
+            getattr(self.evidence, part.name)[rows] = getattr(found.evidence, part.name)
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,7 @@ def align(
     hint_psi_deg: FloatArray | None = None,
     sample: int = SAMPLE,
     progress: Progress = lambda _done, _total, _note: None,
+    others: Others | None = None,
 ) -> Alignment:
     """Align all particles of a table.
 
@@ -177,8 +184,10 @@ def align(
         Particles to learn from.
     progress
         Told of particles done, of all, and what is going on.
+    others
+        Who aligns those that the average is not learnt from, as for :func:`extend`.
     """
-    n = len(reader.particles)
+    n = len(reader)
     chosen = np.sort(np.random.default_rng(settings.seed).choice(n, min(n, sample), replace=False))
     geometry = geometry_of(reader)
     progress(0, n, "reading the sample")
@@ -200,7 +209,13 @@ def align(
         learnt_from=len(chosen),
     )
     del images
-    return extend(reader, memory, Known(chosen, poses), prior_weight, progress)
+    return extend(reader, memory, Known(chosen, poses), prior_weight, progress, others)
+
+
+# Rows to align with the weights with which they enter the sums; what is found of them, and their sums for two halves.
+Task = tuple[NDArray[np.int64], FloatArray]
+Found = tuple[ParticlePoses, list[AverageSums]]
+Others = Callable[["RingReader", AverageMemory, Iterable[Task]], Iterator[Found]]
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,7 @@ def extend(
     known: Known | None = None,
     prior_weight: FloatArray | None = None,
     progress: Progress = lambda _done, _total, _note: None,
+    others: Others | None = None,
 ) -> Alignment:
     """Align the particles of a table with an average that was learnt before, and add them to it.
 
@@ -257,31 +273,45 @@ def extend(
         Probability of each to be a particle, from elsewhere, shape (n,).
     progress
         Told of particles done, of all, and what is going on.
+    others
+        Who does the work, in tasks that do not depend on each other; this process if left out. Sums are added in the
+        order of the tasks, so that the result does not depend on who did which.
     """
-    n = len(reader.particles)
-    parts, rows, new = [], [], np.ones(n)
+    others = others or in_turn
+    n = len(reader)
+    poses, new, left = None, np.ones(n), np.ones(n, dtype=bool)
     if known is not None:
-        valid, poses = known.valid
-        parts, rows = [poses], [valid]
+        valid, found = known.valid
+        poses = ParticlePoses.room_for(n, found)
+        poses.put(valid, found)
         new[known.rows] = 0.0  # they are in the sums, wherever they are found now
-    halves, done = list(memory.halves), sum(map(len, rows))
+        left[valid] = False
+    if prior_weight is not None:
+        new *= prior_weight
+    halves, rest = list(memory.halves), np.flatnonzero(left)
+    chunks = [rest[start : start + CHUNK] for start in range(0, len(rest), CHUNK)]
+    done = n - len(rest)
     progress(done, n, "")
-    rest = np.setdiff1d(np.arange(n), rows[0]) if rows else np.arange(n)
-    for start in range(0, len(rest), CHUNK):
-        now = rest[start : start + CHUNK]
-        weight = new[now] if prior_weight is None else new[now] * prior_weight[now]
-        found, sums = _others(reader.read(now), memory, weight)
-        parts.append(found)
-        rows.append(now)
+    for now, (found, sums) in zip(chunks, others(reader, memory, ((rows, new[rows]) for rows in chunks)), strict=True):
+        poses = poses or ParticlePoses.room_for(n, found)
+        poses.put(now, found)
         halves = [old + new for old, new in zip(halves, sums, strict=True)]
-        progress(done + start + len(now), n, "")
+        done += len(now)
+        progress(done, n, "")
+    if poses is None:
+        raise ValueError("there are no particles")
     memory = replace(memory, halves=(halves[0], halves[1]))
     return Alignment(
-        poses=ParticlePoses.in_order(parts, rows),
+        poses=poses,
         average=class_average(reader, memory.model.geometry, memory.model, halves),
         memory=memory,
         limits=_limits(reader, memory.model),
     )
+
+
+def in_turn(reader: RingReader, memory: AverageMemory, tasks: Iterable[Task]) -> Iterator[Found]:
+    """Poses and sums of some particles after others, by this process."""
+    return (align_others(reader.read(rows), memory, weight) for rows, weight in tasks)
 
 
 def _limits(reader: RingReader, model: Model) -> Limits:
@@ -292,9 +322,7 @@ def _limits(reader: RingReader, model: Model) -> Limits:
     return limits_at(values, model.template, model.noise[largest], reader.transfers[largest])
 
 
-def _others(
-    images: RingImages, memory: AverageMemory, prior_weight: FloatArray
-) -> tuple[ParticlePoses, list[AverageSums]]:
+def align_others(images: RingImages, memory: AverageMemory, prior_weight: FloatArray) -> Found:
     """Poses of particles that the average was not learnt from, and their weighted sums for the two halves."""
     model, geometry = memory.model, memory.model.geometry
     located = locate(images, model)

@@ -78,13 +78,42 @@ class OpticsGroups:
 
 
 @dataclass(frozen=True)
-class RingReader:
-    """Reads particles onto rings.
+class FileDefocus:
+    """What a particle file says of the defocus; arrays of shape (n,), of zeros where it says nothing.
 
     Attributes
     ----------
-    particles, images
-        The table and its prepared images, in one order.
+    mean_um, half_um
+        Mean over directions, and half the difference between the two axes of astigmatism.
+    angle_rad
+        Direction of the larger one.
+    """
+
+    mean_um: FloatArray
+    half_um: FloatArray
+    angle_rad: FloatArray
+
+    @classmethod
+    def of(cls, particles: ParticleTable) -> FileDefocus:
+        """Of the particles of a table."""
+        if not particles.has_defocus:
+            nothing = np.zeros(len(particles))
+            return cls(nothing, nothing, nothing)
+        half = 0.5 * (particles.defocus_u_A - particles.defocus_v_A) / ANGSTROM_PER_UM
+        angle = np.radians(particles.numbers(conventions.DEFOCUS_ANGLE, default=0.0))
+        return cls(particles.defocus_A / ANGSTROM_PER_UM, half, angle)
+
+
+@dataclass(frozen=True)
+class RingReader:
+    """Reads particles onto rings. It goes to other processes as it is.
+
+    Attributes
+    ----------
+    images
+        Of the particles, prepared.
+    groups, file_defocus
+        What their file says of each, in the same order.
     prior
         ``given``, ``micrograph`` or ``blind``.
     defocus_range_um
@@ -93,22 +122,33 @@ class RingReader:
         Where the images go.
     """
 
-    particles: ParticleTable
     images: PreparedImages
+    groups: OpticsGroups
+    file_defocus: FileDefocus
     prior: str
     defocus_range_um: tuple[float, float]
     device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        particles: ParticleTable,
+        images: PreparedImages,
+        prior: str,
+        defocus_range_um: tuple[float, float],
+        device: torch.device,
+    ) -> RingReader:
+        """A reader of the particles of a table, whose images are in the same order."""
+        return cls(images, OpticsGroups.of(particles), FileDefocus.of(particles), prior, defocus_range_um, device)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @cached_property
     def grid(self) -> PolarGrid:
         """Where the rings are."""
         box_size = self.images.info.box_size
         return PolarGrid(box_size, max(4, int(RINGS_OF_NYQUIST * box_size / 2)))
-
-    @cached_property
-    def groups(self) -> OpticsGroups:
-        """The optics groups."""
-        return OpticsGroups.of(self.particles)
 
     @cached_property
     def transfers(self) -> tuple[RingTransfer, ...]:
@@ -124,17 +164,6 @@ class RingReader:
         """The transform onto rings."""
         return PolarTransform(self.grid, self.device)
 
-    @cached_property
-    def _file_defocus(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean defocus and half its difference in micrometres, and its direction in radians; zero where absent."""
-        table = self.particles
-        if not table.has_defocus:
-            nothing = np.zeros(len(table))
-            return nothing, nothing, nothing
-        half = 0.5 * (table.defocus_u_A - table.defocus_v_A) / ANGSTROM_PER_UM
-        angle = np.radians(table.numbers(conventions.DEFOCUS_ANGLE, default=0.0))
-        return table.defocus_A / ANGSTROM_PER_UM, half, angle
-
     def read(self, rows: NDArray[np.int64]) -> RingImages:
         """Images of these rows on rings."""
         shape = (len(rows), self.grid.rings, self.grid.angles // 2)
@@ -142,7 +171,8 @@ class RingReader:
         for start in range(0, len(rows), READ_BATCH):
             part = slice(start, start + READ_BATCH)
             samples[part] = self.transform(self.images.read(rows[part]).to(self.device))
-        mean, half, angle = (self._float(values[rows]) for values in self._file_defocus)
+        said = self.file_defocus
+        mean, half, angle = (self._float(values[rows]) for values in (said.mean_um, said.half_um, said.angle_rad))
         low, high = self.defocus_range_um
         values = torch.arange(low, high + 0.5 * DEFOCUS_STEP_um, DEFOCUS_STEP_um, device=self.device)
         defocus = DefocusRange(

@@ -19,7 +19,7 @@ from cryorbit.conventions import FloatArray
 from cryorbit.io.runs import atomic_path, write_arrays
 from cryorbit.model.vaegan import Autoencoder
 from cryorbit.preprocessing.dataset import ParticleCache
-from cryorbit.preprocessing.resample import rotate
+from cryorbit.preprocessing.resample import equal_turns, rotate
 
 BATCH = 256
 # Four times the highest harmonic that is read: what an orbit has beyond half of this folds back into the low ones, and
@@ -114,13 +114,10 @@ def embed_batch(
     autoencoder: Autoencoder, images: Float[Tensor, "batch h w"], n_turns: int
 ) -> tuple[Float[Tensor, "batch turns latent"], Float[Tensor, "batch turns latent"]]:
     """Posterior mean and log-variance of each image under ``n_turns`` equal in-plane turns."""
-    means, log_variances = [], []
-    for turn in range(n_turns):
-        psi = torch.full((len(images),), turn * 360.0 / n_turns, device=images.device)
-        posterior = autoencoder.encode(rotate(images, psi) if turn else images)
-        means.append(posterior.mean)
-        log_variances.append(posterior.log_variance)
-    return torch.stack(means, dim=1), torch.stack(log_variances, dim=1)
+    posteriors = {turn: autoencoder.encode(turned) for turn, turned in equal_turns(images, n_turns)}
+    in_order = [posteriors[turn] for turn in range(n_turns)]
+    means = torch.stack([posterior.mean for posterior in in_order], dim=1)
+    return means, torch.stack([posterior.log_variance for posterior in in_order], dim=1)
 
 
 def embed(

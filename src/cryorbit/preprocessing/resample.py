@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -74,3 +76,37 @@ def rotate(
     from_centre = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
     grid = (2.0 * (from_centre + size // 2) + 1.0) / size - 1.0
     return F.grid_sample(images.unsqueeze(1), grid, mode=mode, padding_mode="zeros", align_corners=False).squeeze(1)
+
+
+def quarter_turn(images: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch h w"]:
+    """Each image turned by 90 degrees as :func:`rotate` does, without interpolation.
+
+    About pixel ``n // 2`` of an even size the first row has no partner: it becomes zero.
+
+    Raises
+    ------
+    ValueError
+        If the images are not square.
+    """
+    size = images.shape[-1]
+    if images.shape[-2] != size:
+        raise ValueError(f"Expected square images, got {tuple(images.shape)}.")
+    turned = images.transpose(-1, -2).flip(-2)
+    if size % 2:
+        return turned
+    return F.pad(turned[..., :-1, :], (0, 0, 1, 0))
+
+
+def equal_turns(images: Float[Tensor, "batch h w"], n_turns: int) -> Iterator[tuple[int, Float[Tensor, "batch h w"]]]:
+    """Each ``k`` from 0 to ``n_turns - 1`` with the images turned by ``k * 360 / n_turns`` degrees, in any order.
+
+    Only the turns within a quarter are interpolated, where ``n_turns`` has quarters: that costs most of an embedding.
+    """
+    quarters = 4 if n_turns % 4 == 0 else 1
+    within = n_turns // quarters
+    for first in range(within):
+        psi = torch.full((len(images),), first * 360.0 / n_turns, device=images.device)
+        turned = rotate(images, psi) if first else images
+        for quarter in range(quarters):
+            yield first + quarter * within, turned
+            turned = quarter_turn(turned) if quarter + 1 < quarters else turned
