@@ -237,11 +237,14 @@ def rerun(
         opened.save()
         return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer)
     except (ParticleDataError, ConfigurationError):
+        from cryorbit.report.unfinished import remove_notice
+
         # What was refused before it began leaves the run as it was, finished and with its settings.
         if left is not None and set(opened.manifest["stages"]) == left:
             opened.manifest.clear()
             opened.manifest.update(unchanged)
             opened.save()
+            remove_notice(opened.path)
         raise
     finally:
         opened.close()

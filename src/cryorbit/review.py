@@ -31,7 +31,7 @@ MOST_REQUEST_BYTES = 64_000_000
 MOST_IMAGES = 200
 # A page from the own machine opens at once, whatever its size.
 MOST_PAGE_BYTES = 400_000_000
-_PLAIN_NAME = re.compile(r"[^/\\\0]{1,200}")
+_PLAIN_NAME = re.compile(r"[^/\\]{1,200}")
 
 
 class Review:
@@ -47,7 +47,7 @@ class Review:
     Raises
     ------
     RunFolderError
-        If there is no report.
+        If there is no report, or no such folder for exports.
     """
 
     def __init__(self, folder: Path, into: Path) -> None:
@@ -55,6 +55,8 @@ class Review:
             raise RunFolderError(
                 f"{folder}: has no report of a finished run; let the run end first, or do 'cryorbit report {folder}'."
             )
+        if not into.is_dir():
+            raise RunFolderError(f"{into}: is no folder that exports could be written to; make it first.")
         page = report_path(folder)
         self.folder, self.into = folder, into
         self._run = _with_pictures(folder)
@@ -71,7 +73,7 @@ class Review:
             If the selection or the name will not do, or the file exists.
         """
         name = str(asked.get("file", "")).strip()
-        if not _PLAIN_NAME.fullmatch(name) or name.startswith("."):
+        if not _PLAIN_NAME.fullmatch(name) or not name.isprintable() or name.startswith("."):
             raise ParticleDataError(f"{name!r} is no name of a file: give one such as selected.star, without a folder.")
         saved = parse_selection(asked.get("selection"), "the selection")
         with self._writing:
@@ -148,11 +150,19 @@ def serve(review: Review, port: int = 0) -> Served:
     token = secrets.token_urlsafe(16)
     handler = type("Handler", (_Handler,), {"review": review, "token": token})
     try:
-        server = ThreadingHTTPServer((HOST, port), handler)
+        server = _Server((HOST, port), handler)
     except OSError as error:
         raise CryorbitError(f"Port {port} cannot be used ({error.strerror}): give another --port.") from error
-    server.daemon_threads = True
     return Served(server, f"http://{HOST}:{server.server_address[1]}/{token}/")
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that says nothing of clients that hang up."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore what no one waits for any more."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -109,6 +109,11 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
     table = read_written(folder)
     _check_target(out, folder, table, overwrite)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if "estimate" not in manifest.get("stages", {"estimate": None}):
+        raise RunFolderError(
+            f"{folder}: its estimates are being made again, or that was interrupted: let it end, or do 'cryorbit "
+            f"estimate {folder}', before its particles are exported."
+        )
     selection = choice.selection if isinstance(choice.selection, Path) else None
     kept = [manifest["input"]["path"], *manifest["input"].get("files", []), selection]
     if any(out.resolve() == Path(file).resolve() for file in kept if file is not None):
@@ -168,6 +173,8 @@ def _selected(path: Path | SavedSelection, folder: Path, table: ParticleTable) -
         names, own = comparable_names(read_particles(path, check_images=False), table)
     else:
         names, own = _listed(path), unquoted(table.frame[IMAGE_NAME])
+        if len(names) and names.str.isdigit().all():  # numbers in the run's input, as the page gives them
+            own = pd.Series((table.ids + 1).astype(str), index=own.index, dtype=TEXT_DTYPE)
     strangers = names[~names.isin(own)]
     if len(strangers):
         raise ParticleDataError(

@@ -25,7 +25,7 @@ from cryorbit.estimation.truth import Truth
 from cryorbit.io import ImageStack
 from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
-from cryorbit.io.runs import FILE_COLUMNS, RunFolder, read_table, write_bytes, write_table
+from cryorbit.io.runs import FILE_COLUMNS, RunFolder, has_report, read_table, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import ORBITS, Embedding, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
@@ -406,8 +406,13 @@ class Job:
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()
             facts = action()
-        except BaseException as error:
-            self._say_how_far(stage, "It was interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
+        except Exception as error:
+            self._say_how_far(stage, str(error) or type(error).__name__)
+            raise
+        except BaseException:
+            from cryorbit.report.unfinished import INTERRUPTED
+
+            self._say_how_far(stage, INTERRUPTED)
             raise
         by_stage = self.folder.manifest["warnings_by_stage"]
         self.folder.manifest["warnings"] = [text for name in stages_of(self.config) for text in by_stage.get(name, [])]
@@ -421,6 +426,8 @@ class Job:
         """Write the page of a run that is not finished; one that cannot be written must not stop the run."""
         from cryorbit.report.unfinished import Progress, write_unfinished
 
+        if self.folder.stage_done("estimate") and has_report(self.folder.path):
+            return  # only the page itself is made again
         stages = [(name, TITLES[name]) for name in stages_of(self.config) if self.wanted(name)]
         with suppress(CryorbitError, OSError):
             write_unfinished(self.folder.path, self.folder.manifest, Progress(stages, stage, stopped))

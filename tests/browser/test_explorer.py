@@ -60,7 +60,20 @@ def test_a_cluster_that_is_drawn_around_is_what_is_saved(page, tmp_path):
     page.click("#selections button:has-text('Show')")
     assert count(page) == len(CLUSTER)
     downloaded(page, "#download-ids").save_as(tmp_path / "numbers.txt")
-    assert [int(line) - 1 for line in (tmp_path / "numbers.txt").read_text().split()] == CLUSTER.tolist()
+    head, *numbers = (tmp_path / "numbers.txt").read_text().splitlines()
+    assert head.startswith("#")
+    assert [int(line) - 1 for line in numbers] == CLUSTER.tolist()
+    # A later visit takes it up again; one of another run is refused.
+    page.reload()
+    page.wait_for_selector("#explorer[data-ready]")
+    page.set_input_files("#selection-file", tmp_path / "saved.json")
+    page.wait_for_selector("#selections b")
+    np.testing.assert_array_equal(selected(page), CLUSTER)
+    other = json.loads((tmp_path / "saved.json").read_text()) | {"rows": "another"}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    page.set_input_files("#selection-file", tmp_path / "other.json")
+    page.wait_for_selector("#selection-problem:not([hidden])")
+    assert page.inner_text("#selection-problem") == "other.json: is a selection of another run."
 
 
 def test_more_is_added_and_taken_away_and_undone(page):
@@ -104,6 +117,12 @@ def test_a_filter_narrows_what_is_counted_and_saved(page, run_folder):
     assert count(page) > len(found)
 
 
+def add_filter(page, name):
+    page.select_option("#add-filter", name)
+    page.click("[data-do=filter]")
+    page.wait_for_function("(name) => cryorbitExplorer.filters.some((f) => f.column.name === name)", arg=name)
+
+
 def filter_of(page, name):
     return page.locator("fieldset.filter", has=page.locator(f"legend:text-is('{name}')"))
 
@@ -117,7 +136,7 @@ def test_a_filter_takes_numbers_and_yes_or_no(page, run_folder):
     expected = estimates["defocus_um"].to_numpy() <= 1.4
     assert 0 < expected.sum() < N
     np.testing.assert_array_equal(selected(page), np.flatnonzero(expected))
-    page.select_option("#add-filter", "kept")
+    add_filter(page, "kept")
     menu = filter_of(page, "kept by the run").locator("select")
     for word, wanted in (("yes", True), ("no", False)):
         menu.select_option(word)
@@ -136,9 +155,69 @@ def test_a_filter_takes_numbers_and_yes_or_no(page, run_folder):
     assert count(page) == N
 
 
+def test_what_follows_a_typed_number_still_happens(page, run_folder):
+    """Leaving a field applies it; the button that was pressed meanwhile stays where it was."""
+    page.click("[data-do=all]")
+    field = filter_of(page, "defocus (µm)").get_by_label("to, as a number")
+    field.fill("1.4")
+    assert downloaded(page, "#save-selection").suggested_filename == "selection_1.json"
+    assert count(page) < N
+    field.focus()
+    field.fill("1.2")
+    field.press("Enter")
+    assert page.evaluate("document.activeElement.type") == "number"
+    # One end pushes the other along.
+    least = filter_of(page, "defocus (µm)").get_by_label("from, as a number")
+    least.fill("1.6")
+    least.press("Enter")
+    assert field.input_value() == "1.60"
+    field.fill("2")
+    field.press("Enter")
+    defocus = pd.read_parquet(run_folder / "estimates.parquet")["defocus_um"].to_numpy()
+    np.testing.assert_array_equal(selected(page), np.flatnonzero((defocus >= 1.6) & (defocus <= 2)))
+    filter_of(page, "defocus (µm)").locator("button.remove").click()
+    assert page.evaluate("document.activeElement.tagName") != "BODY"
+
+
+def test_a_range_of_angles_goes_through_half_a_turn(page, run_folder):
+    page.click("[data-do=all]")
+    add_filter(page, "psi_deg")
+    box = filter_of(page, "in-plane angle (°)")
+    for name, value in (("from", "150"), ("to", "-160")):
+        box.get_by_label(f"{name}, as a number").fill(value)
+        box.get_by_label(f"{name}, as a number").press("Enter")
+    psi = pd.read_parquet(run_folder / "estimates.parquet")["psi_deg"].to_numpy()
+    psi = (psi + 180) % 360 - 180
+    np.testing.assert_array_equal(selected(page), np.flatnonzero((psi >= 150) | (psi <= -160)))
+
+
+def test_a_hand_that_trembles_draws_nothing(page):
+    before = selected(page)
+    page.locator("#map-overlay").scroll_into_view_if_needed()
+    box = page.locator("#map-overlay").bounding_box()
+    x, y = box["x"] + 200, box["y"] + 200
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for dx, dy in ((3, 2), (5, 5), (1, 4)):
+        page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+    np.testing.assert_array_equal(selected(page), before)
+
+
+def test_the_last_axis_that_was_asked_for_is_shown(page):
+    page.evaluate(
+        """() => { const menu = document.getElementById("axis-x");
+        for (const name of ["defocus_um", "psi_deg", "pc2", "psi_std_deg"]) {
+            menu.value = name; menu.dispatchEvent(new Event("change")); } }"""
+    )
+    page.wait_for_function("() => cryorbitExplorer.x.name === 'psi_std_deg'")
+    page.wait_for_timeout(100)
+    assert page.evaluate("[cryorbitExplorer.x.name, document.getElementById('axis-x').value]") == ["psi_std_deg"] * 2
+
+
 def test_whole_numbers_are_chosen_as_such(page):
     page.click("[data-do=all]")
-    page.select_option("#add-filter", "rlnClassNumber")
+    add_filter(page, "rlnClassNumber")
     box = filter_of(page, "class, rlnClassNumber")
     classes = np.arange(N) % 7 + 1
     for name, value in (("from", 3), ("to", 5)):
@@ -321,7 +400,7 @@ def test_names_of_files_are_text(page):
     legend = page.locator("#legend").inner_text()
     for name in HOSTILE_NAMES:
         assert name in legend
-    page.select_option("#add-filter", "rlnMicrographName")
+    add_filter(page, "rlnMicrographName")
     field = page.locator("fieldset.filter input[type=text]")
     field.fill("日本")
     field.press("Enter")

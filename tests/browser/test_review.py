@@ -83,7 +83,8 @@ def test_no_file_is_replaced(finished, tmp_path):
     for name, says in (
         ("mine.star", "exists already"), ("../b.star", "no name of a file"), ("/tmp/b.star", "no name of a file"),
         (".b.star", "no name of a file"), (f"{'ä' * 190}.star", "went wrong"),
-        ("\ud800.star", "went wrong"), ("b.txt", "neither a .star nor"), ("b.cs", "ran on a STAR file"),
+        ("\ud800.star", "no name of a file"), ("a\nb.star", "no name of a file"),
+        ("b.txt", "neither a .star nor"), ("b.cs", "ran on a STAR file"),
     ):  # fmt: skip
         status, said = ask(one, f"{path}export", "POST", body=json.dumps({"file": name, "selection": selection}))
         assert status == (500 if says == "went wrong" else 400)

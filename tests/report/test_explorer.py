@@ -67,6 +67,24 @@ def test_a_few_wild_values_do_not_flatten_the_others(seed):
     assert Column("class", "class", "number", np.arange(50.0)).header()["whole"]
 
 
+@pytest.mark.parametrize("n", [2, 5, 29, 53, 60_000])
+def test_a_word_s_level_is_its_place(n):
+    column = Column("rlnMicrographName", "micrograph", "words", np.arange(float(n)), tuple(map(str, range(n))))
+    np.testing.assert_array_equal(column.levels(), np.arange(n))
+
+
+def test_halves_go_up_as_in_the_page():
+    quarters = Column("x", "x", "number", np.array([0, 0.25, 0.5, 0.75, 1.0]))
+    expected = np.floor(np.array([0, 0.25, 0.5, 0.75, 1.0]) * LEVELS + 0.5)
+    np.testing.assert_array_equal(quarters.levels(), expected)
+
+
+def test_the_threshold_of_a_clean_set_lies_within_the_probability_s_range():
+    values = np.full(20_000, 1e-6)
+    values[:3] = 0.9
+    assert Column("outlier_probability", "outlier probability", "number", values).ends == (0.0, 1.0)
+
+
 def test_order_is_kept(make_run):
     folder, _ = make_run(200)
     for column in run_columns(read_run(folder)):

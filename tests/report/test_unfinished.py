@@ -8,6 +8,7 @@ import cryorbit as co
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.runs import has_report
 from cryorbit.review import Review
+from cryorbit.selection import export
 from cryorbit.stages import Job
 
 from ..pipeline_sets import tiny_config, tiny_set
@@ -57,7 +58,27 @@ def test_it_says_at_which_stage_the_run_is_and_what_stopped_it(star, tmp_path, m
         patched.setattr(Job, "outliers", fail)
         with pytest.raises(ParticleDataError):
             co.rerun(tmp_path / "run", "outliers")
-    assert page_of(tmp_path / "run") == whole
+    assert page_of(tmp_path / "run") == whole  # refused before anything was changed
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "outliers", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            co.rerun(tmp_path / "run", "outliers")
+    page = page_of(tmp_path / "run")
+    assert "What follows is of before. This run stopped." in page
+    assert "It was interrupted." in page
+    with pytest.raises(RunFolderError, match="estimates are being made again"):
+        co.export(tmp_path / "run", tmp_path / "out.star")
+    co.rerun(tmp_path / "run", "report")
+    assert "What follows is of before" not in page_of(tmp_path / "run")
+
+
+def test_after_the_estimates_it_tells_how_to_draw_the_page(star, tmp_path):
+    co.run(star, tmp_path / "a run", tiny_config(), until="estimate", latent=False)
+    assert f"cryorbit report &#x27;{tmp_path / 'a run'}&#x27;" in page_of(tmp_path / "a run")
 
 
 def test_a_part_of_a_run_says_so(star, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +21,11 @@ from cryorbit.report.wording import particles
 
 TEMPLATE = "unfinished.html"
 AGAIN = "Nothing that was done is lost: the same command, given again, goes on from here."
+MENDED = "Nothing that was done is lost: once that is mended, the same command goes on from here."
+NOTICE_BEGINS, NOTICE_ENDS = "<!-- notice -->", "<!-- end of the notice -->"
 # What can be drawn of a run without estimates.
 FIGURES = (class_average, losses)
+INTERRUPTED = "It was interrupted."
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Progress:
 
 
 def write_unfinished(folder: Path, manifest: Mapping[str, Any], progress: Progress) -> None:
-    """Write the page of a run that is not finished; a whole one that is there already stays.
+    """Write the page of a run that is not finished; on a whole one that is there already, say that it is of before.
 
     Parameters
     ----------
@@ -60,10 +64,12 @@ def write_unfinished(folder: Path, manifest: Mapping[str, Any], progress: Progre
     RunFolderError
         If it cannot be written.
     """
-    if has_report(folder):
-        return
     run = unfinished_run(folder, manifest)
     what, said, then = _in_words(run, progress)
+    if has_report(folder):
+        parts = [what + ".", said, progress.stopped or "", then]
+        _put_notice(folder, f"What follows is of before. {' '.join(filter(None, parts))}")
+        return
     # Drawing takes a second, which a run at work has better use for.
     figures = "" if progress.at is not None and progress.stopped is None else "\n".join(_figures(run))
     page = fill(
@@ -93,13 +99,42 @@ def _in_words(run: RunRecord, progress: Progress) -> tuple[str, str, str]:
         return "A part of a run", f"This run{of} did the stages that it was asked for.", _on_with(run)
     stage = f"in the stage {titles[progress.at]!r}".replace("'", '"')
     if progress.stopped is not None:
-        return "This run stopped", f"This run{of} stopped {stage} at {now}:", AGAIN
+        interrupted = progress.stopped == INTERRUPTED
+        return "This run stopped", f"This run{of} stopped {stage} at {now}:", AGAIN if interrupted else MENDED
     said = f"This run{of} was at work {stage} when this page was written, at {now}."
     return "This run is at work", said, f"A later stage writes the page anew. If nothing is at work any more: {AGAIN}"
 
 
 def _on_with(run: RunRecord) -> str:
-    return f"For the rest: cryorbit estimate {run.folder}"
+    rest = "report" if run.fact("stages", "estimate", "finished") else "estimate"
+    what = "For the figures and the map of all particles" if rest == "report" else "For the rest"
+    return f"{what}: cryorbit {rest} {shlex.quote(str(run.folder.resolve()))}"
+
+
+def _put_notice(folder: Path, text: str) -> None:
+    page = report_path(folder).read_text(encoding="utf-8")
+    notice = f'{NOTICE_BEGINS}<p class="warning">{escape(text)}</p>{NOTICE_ENDS}'
+    write_text(report_path(folder), _without_notice(page).replace("<main>", f"<main>{notice}", 1))
+
+
+def _without_notice(page: str) -> str:
+    before, begins, rest = page.partition(NOTICE_BEGINS)
+    _, ends, after = rest.partition(NOTICE_ENDS)
+    return before + after if begins and ends else page
+
+
+def remove_notice(folder: Path) -> None:
+    """Take from the page of a run what says that it is of before: nothing was changed after all.
+
+    Raises
+    ------
+    RunFolderError
+        If it cannot be written.
+    """
+    if has_report(folder):
+        page = report_path(folder).read_text(encoding="utf-8")
+        if NOTICE_BEGINS in page:
+            write_text(report_path(folder), _without_notice(page))
 
 
 def _rows(run: RunRecord, progress: Progress) -> list[list[str]]:

@@ -77,7 +77,9 @@ class Column:
         if self.kind == "angle":
             return -0.5 * self.period, 0.5 * self.period
         if self.kind == "words":
-            return 0.0, float(max(len(self.words) - 1, 1))
+            return 0.0, float(LEVELS)  # a word's level is its place
+        if self.name in _PROBABILITIES:
+            return 0.0, 1.0
         known = self.values[np.isfinite(self.values)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         if len(known) > 2 / TAIL:
@@ -93,8 +95,9 @@ class Column:
         values = np.asarray(self.values, dtype=np.float64)
         if self.kind == "angle":
             values = (values - low) % self.period + low
+        # Halves go up, as the page's own rounding has them.
         place = np.clip((values - low) / (high - low), 0.0, 1.0) * LEVELS
-        return np.where(np.isfinite(values), np.round(np.nan_to_num(place)), MISSING).astype(np.uint16)
+        return np.where(np.isfinite(values), np.floor(np.nan_to_num(place) + 0.5), MISSING).astype(np.uint16)
 
     def data(self) -> str:
         """The levels as text: low bytes, then high bytes, compressed, in base64."""
@@ -151,6 +154,8 @@ _OF_FILES = {
     "rlnMaxValueProbDistribution": "probability of the best pose", "rlnNormCorrection": "correction of the scale",
     "rlnLogLikeliContribution": "log likelihood", "rlnNrOfSignificantSamples": "significant samples",
 }  # fmt: skip
+# Where one in a thousand is another is of use: they are not cut at what most have.
+_PROBABILITIES = ("outlier_probability", "orbit_mode_probability", "rlnMaxValueProbDistribution")
 # What says the same as another column, or is of no use for looking at particles.
 _LEFT_OUT = (
     "id", "image", "outlier_score", "weight", "origin_std_A", "orbit_psi_deg", "orbit_defocus_um", "orbit_psi_std_deg",
@@ -180,7 +185,7 @@ def _words(name: str) -> str:
     for start, called in (("pc", "latent, principal axis"), ("z", "latent, coordinate")):
         number = name.removeprefix(start)
         if number != name and number.isdigit():
-            return f"{called} {int(number) + (start == 'z')}"
+            return f"{called} {int(number)}"
     return name
 
 

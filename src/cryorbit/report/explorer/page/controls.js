@@ -32,10 +32,13 @@ function wireMenus(e) {
   colour.addEventListener("change", () => e.setColour(colour.value));
   const more = document.getElementById("add-filter"), fill = () => {
     const left = e.columns.filter((column) => !e.filters.some((filter) => filter.column === column));
-    more.replaceChildren(new Option("Add a filter …", ""), ...left.map(option));
+    more.replaceChildren(new Option("Another filter …", ""), ...left.map(option));
   };
   more.addEventListener("focus", fill);
-  more.addEventListener("change", async () => { if (more.value) await e.addFilter(more.value); fill(); e.draw(); });
+  document.querySelector("[data-do=filter]").addEventListener("click", async () => {
+    if (more.value) await e.addFilter(more.value);
+    fill();
+  });
   fill();
   for (const input of document.querySelectorAll("input[name=gallery]")) {
     input.checked = e.gallery && input.value === e.gallery.kind;
@@ -55,7 +58,7 @@ function wireTools(e) {
   };
   for (const element of document.querySelectorAll("[data-do]")) {
     if (!e.kept && ["kept", "dropped"].includes(element.dataset.do)) element.hidden = true;
-    element.addEventListener("click", actions[element.dataset.do]);
+    if (element.dataset.do in actions) element.addEventListener("click", actions[element.dataset.do]);
   }
   const use = (tool) => { e.tool = e.map.overlay.dataset.tool = tool; e.map.path = null; e.map.draw(); };
   // A finger that comes to scroll must not draw around particles.
@@ -88,16 +91,50 @@ function fileName(name) { return name.trim().replace(/[^\p{L}\p{N}._-]+/gu, "_")
 function wireSaving(e) {
   const input = document.getElementById("selection-name");
   document.getElementById("save-selection").addEventListener("click", () => {
-    const saved = { name: input.value.trim() || `selection ${e.named.length + 1}`, chosen: e.selected() };
+    const saved = { name: input.value.trim() || `selection ${++e.unnamed}`, chosen: e.selected() };
     e.named.push(saved);
     input.value = "";
     listSelections(e);
     downloadSelection(e, saved);
   });
   document.getElementById("download-ids").addEventListener("click", () => {
-    download("particle_numbers.txt", `${e.ids_of(e.selected()).join("\n")}\n`, "text/plain");
+    const head = "# numbers of particles in the input file of the run, from 1";
+    download("particle_numbers.txt", `${head}\n${e.ids_of(e.selected()).join("\n")}\n`, "text/plain");
+  });
+  const file = document.getElementById("selection-file"), problem = document.getElementById("selection-problem");
+  document.getElementById("open-selection").addEventListener("click", () => file.click());
+  file.addEventListener("change", async () => {
+    problem.hidden = true;
+    try {
+      const saved = openedSelection(e, await file.files[0].text());
+      e.named.push(saved);
+      listSelections(e);
+      showSelection(e, saved);
+    } catch (error) {
+      problem.textContent = `${file.files[0].name}: ${error.message}`;
+      problem.hidden = false;
+    }
+    file.value = "";
   });
   if (e.data.review) wireReview(e);
+}
+
+// What an earlier visit saved, if it is of this run.
+function openedSelection(e, text) {
+  let saved;
+  try { saved = JSON.parse(text); } catch { saved = null; }
+  if (!saved || saved.program !== "cryorbit" || saved.kind !== "selection") throw new Error("is no selection that a page saved.");
+  if (saved.particles !== e.n || saved.input !== e.data.input || saved.rows !== e.data.rows) throw new Error("is a selection of another run.");
+  const bytes = atob(String(saved.bits)), chosen = new Uint8Array(e.n);
+  for (let i = 0; i < e.n; i++) chosen[i] = (bytes.charCodeAt(i >> 3) >> (i & 7)) & 1;
+  return { name: String(saved.name), chosen };
+}
+
+function showSelection(e, { chosen }) {
+  e.change(() => {
+    for (const filter of e.filters) filter.clear();
+    e.picked = chosen.slice();
+  });
 }
 
 function downloadSelection(e, { name, chosen }) {
@@ -110,10 +147,7 @@ function listSelections(e) {
     const item = document.createElement("li"), title = document.createElement("b"), count = document.createElement("span");
     title.textContent = name;
     count.textContent = ` ${chosen.reduce((sum, one) => sum + one, 0).toLocaleString("en")} particles `;
-    const show = button("Show", () => e.change(() => {
-      for (const filter of e.filters) filter.clear();
-      e.picked = chosen.slice();
-    }), `Show the selection ${name}`);
+    const show = button("Show", () => showSelection(e, { chosen }), `Show the selection ${name}`);
     const save = button("Save again", () => downloadSelection(e, { name, chosen }), `Save the selection ${name} again`);
     const remove = button("×", () => { e.named.splice(k, 1); listSelections(e); }, `Forget the selection ${name}`);
     item.append(title, count, show, save, remove);

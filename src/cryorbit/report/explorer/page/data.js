@@ -36,7 +36,12 @@ class Column {
   // The level of a value.
   levelOf(value) { return ((value - this.low) / (this.high - this.low)) * LEVELS; }
 
-  word(level) { return this.words[Math.round(this.at(level))]; }
+  word(level) { return this.words[level]; }
+
+  // Whether a value lies where levels tell nothing apart.
+  isBeyond(value) {
+    return (value > this.high && value < this.most) || (value < this.low && value > this.least);
+  }
 
   // The level that lets a value through as the end of a range; values that lie beyond the last level go with it.
   endOf(value, isLow) {

@@ -14,6 +14,7 @@ class Explorer {
     this.done = [];
     this.undone = [];
     this.named = [];
+    this.unnamed = 0;  // selections so far that nobody gave a name
     this.tool = "lasso";
     this.cosines = new Float32Array(1024);
     this.sines = new Float32Array(1024);
@@ -25,6 +26,8 @@ class Explorer {
     }
     this.colours = {};
     this.x = this.y = this.colour = null;
+    this.asked = {};  // names of the axes and the colour that were asked for last
+    this.watchers = [];  // told when the selection has changed
   }
 
   column(name) { return this.columns.find((column) => column.name === name) || null; }
@@ -66,14 +69,19 @@ class Explorer {
   }
 
   async setAxis(axis, name, reset = true) {
+    this.asked[axis] = name;
     const column = await this.column(name).load();
+    if (this.asked[axis] !== name) return;  // another one was asked for in between
     this[axis] = column;
     this.map.path = null;  // a shape that was begun on other axes means nothing here
     if (reset) this.map.reset();
   }
 
   async setColour(name) {
-    this.colour = name ? await this.column(name).load() : null;
+    this.asked.colour = name;
+    const column = name ? await this.column(name).load() : null;
+    if (this.asked.colour !== name) return;
+    this.colour = column;
     this.wordColours = null;
     const maps = this.data.colour_maps;
     if (this.colour) {
@@ -89,13 +97,13 @@ class Explorer {
   // The commonest words have colours of their own, all others one.
   colourWords() {
     const { levels, words } = this.colour, counts = new Uint32Array(words.length);
-    for (let i = 0; i < this.n; i++) counts[Math.round(this.colour.at(levels[i]))]++;
+    for (let i = 0; i < this.n; i++) if (levels[i] !== MISSING) counts[levels[i]]++;
     const order = [...words.keys()].sort((a, b) => counts[b] - counts[a]);
     const palette = decodeColours(this.data.colour_maps.words), own = palette.length / 3 - 1;
     this.lut = palette;
     this.wordColours = new Uint8Array(MISSING + 1).fill(own);
     this.commonWords = order.slice(0, own).map((k) => words[k]);
-    order.slice(0, own).forEach((word, k) => { this.wordColours[Math.round(this.colour.levelOf(word))] = k; });
+    order.slice(0, own).forEach((word, k) => { this.wordColours[word] = k; });
   }
 
   async filterOf(name) { return Filter.of(await this.column(name).load(), this); }
@@ -103,15 +111,22 @@ class Explorer {
   async addFilter(name) {
     if (this.filters.some((filter) => filter.column.name === name)) return;
     const filter = await this.filterOf(name);
+    if (this.filters.some((other) => other.column === filter.column)) return;
     this.change(() => { this.filters = [...this.filters, filter]; });
   }
 
   removeFilter(filter) {
+    const place = this.filters.indexOf(filter);
     this.change(() => { this.filters = this.filters.filter((other) => other !== filter); });
+    const next = this.filters[Math.min(place, this.filters.length - 1)];
+    (next ? next.element.querySelector("button") : document.getElementById("add-filter")).focus();
   }
 
+  // An element that is put where it was loses the focus, and a click that has begun on it.
   listFilters() {
-    document.getElementById("filters").replaceChildren(...this.filters.map((filter) => filter.element));
+    const box = document.getElementById("filters"), elements = this.filters.map((filter) => filter.element);
+    for (const gone of [...box.children]) if (!elements.includes(gone)) gone.remove();
+    elements.forEach((element, k) => { if (box.children[k] !== element) box.insertBefore(element, box.children[k] || null); });
     for (const filter of this.filters) filter.show();
   }
 
@@ -238,8 +253,9 @@ class Explorer {
     document.getElementById("count-selected").textContent = say(chosen);
     document.getElementById("count-all").textContent = say(this.n);
     document.getElementById("count-kept").textContent = levels ? ` (${say(kept)} kept by the run, ${say(chosen - kept)} dropped)` : "";
-    document.getElementById("count-shown").textContent = shown === this.n ? "" : ` Filters let ${say(shown)} through.`;
+    document.getElementById("count-shown").textContent = shown === this.n ? "" : `Filters let ${say(shown)} through.`;
     for (const element of document.querySelectorAll("[data-needs-selection]")) element.disabled = chosen === 0;
+    for (const tell of this.watchers) tell();
   }
 
   // ---- what leaves the page

@@ -61,7 +61,7 @@ class WordFilter extends Filter {
     const wanted = text.toLowerCase();
     this.allowed = new Uint8Array(MISSING + 1);
     this.column.words.forEach((word, k) => {
-      if (word.toLowerCase().includes(wanted)) this.allowed[Math.round(this.column.levelOf(k))] = 1;
+      if (word.toLowerCase().includes(wanted)) this.allowed[k] = 1;
     });
   }
 
@@ -100,7 +100,12 @@ class RangeFilter extends Filter {
   apply(passes) {
     const levels = this.column.levels, { low, high } = this;
     if (low <= 0 && high >= LEVELS) return;
-    for (let i = 0; i < passes.length; i++) if (levels[i] < low || levels[i] > high) passes[i] = 0;
+    // Around a circle, from more to less goes through half a turn.
+    const around = low > high;
+    for (let i = 0; i < passes.length; i++) {
+      const level = levels[i];
+      if (around ? level === MISSING || (level < low && level > high) : level < low || level > high) passes[i] = 0;
+    }
   }
 
   build() {
@@ -110,8 +115,10 @@ class RangeFilter extends Filter {
     this.histogram.width = 2 * BINS * 2; this.histogram.height = 80;
     this.histogram.setAttribute("role", "img");
     this.histogram.setAttribute("aria-label", `Histogram of ${column.label}; the selected part in colour`);
-    this.from = this.end("from", (level) => { this.low = Math.min(level, this.high); });
-    this.to = this.end("to", (level) => { this.high = Math.max(level, this.low); });
+    // One end pushes the other along, but for a circle, where neither is the lower.
+    const straight = column.kind !== "angle";
+    this.from = this.end("from", (level) => { this.low = level; if (straight) this.high = Math.max(level, this.high); });
+    this.to = this.end("to", (level) => { this.high = level; if (straight) this.low = Math.min(level, this.low); });
     const notes = [...column.beyond];
     if (this.scale.isBent) notes.push("Small steps where most values are.");
     const note = document.createElement("small");
@@ -136,9 +143,14 @@ class RangeFilter extends Filter {
     });
     // A slider that comes back to where it was tells of no change.
     for (const end of ["change", "pointerup", "blur"]) input.addEventListener(end, () => explorer.endChange(input));
+    number.addEventListener("input", () => number.setCustomValidity(""));
     number.addEventListener("change", () => {
-      if (number.value === "" || !Number.isFinite(Number(number.value))) this.show();
-      else explorer.change(() => set(column.endOf(Number(number.value), isLow)));
+      const value = Number(number.value), isNone = number.value === "" || !Number.isFinite(value);
+      if (isNone || column.isBeyond(value)) {
+        this.show();
+        number.setCustomValidity(isNone ? "" : column.beyond.join(" "));
+        number.reportValidity();
+      } else explorer.change(() => set(column.endOf(value, isLow)));
     });
     return { label, input, number };
   }

@@ -9,7 +9,8 @@ class Gestures {
     this.map = explorer.map;
     this.surface = explorer.map.overlay;
     this.down = new Map();  // pointers that are down, and where they are
-    this.began = null;
+    this.began = null;  // where the only pointer that is down began
+    this.addedCorner = false;
     const on = (name, action, options) => this.surface.addEventListener(name, action.bind(this), options);
     on("pointerdown", this.press);
     on("pointermove", this.move);
@@ -33,9 +34,10 @@ class Gestures {
     map.cross = null;
     if (this.down.size > 1) {
       // A second finger: they zoom and move, and what the first began to draw was not meant.
-      this.began = null;
       if (explorer.tool === "lasso") map.path = null;
-      else if (explorer.tool === "polygon" && map.path) map.path.pop();
+      else if (this.addedCorner) map.path.pop();
+      this.began = null;
+      this.addedCorner = false;
       return;
     }
     this.began = at;
@@ -44,7 +46,8 @@ class Gestures {
     if (explorer.tool === "polygon") {
       // The second click of a double click is no further corner.
       const last = map.path && map.path.length ? map.toScreen(...map.path[map.path.length - 1]) : [-99, -99];
-      if (Math.hypot(at[0] - last[0], at[1] - last[1]) > LASSO_STEP) map.path = [...(map.path || []), corner];
+      this.addedCorner = Math.hypot(at[0] - last[0], at[1] - last[1]) > LASSO_STEP;
+      if (this.addedCorner) map.path = [...(map.path || []), corner];
     }
   }
 
@@ -74,8 +77,12 @@ class Gestures {
   release(event) {
     const { map, explorer } = this, at = this.place(event);
     if (!this.down.delete(event.pointerId)) return;
-    const tapped = this.began && Math.hypot(at[0] - this.began[0], at[1] - this.began[1]) < TAP;
+    const near = ([x, y]) => Math.hypot(x - this.began[0], y - this.began[1]) < TAP;
+    // A hand that trembles draws no shape.
+    const tapped = this.began && near(at) && (map.path || []).every((corner) => near(map.toScreen(...corner)));
+    if (tapped && explorer.tool === "lasso") map.path = null;
     if (explorer.tool === "lasso" && map.path) finishShape(explorer, howToPick(event));
+    this.addedCorner = false;
     if (tapped && explorer.tool !== "polygon" && explorer.gallery) explorer.gallery.point(...at);
     map.draw();
   }

@@ -29,6 +29,16 @@ function wireReview(e) {
         : "Nothing is selected.";
     } catch (error) { document.getElementById("every-note").textContent = error.message; }
   };
+  // What was shown or written was of the selection then.
+  e.watchers.push(() => {
+    first = 0;
+    document.getElementById("every-image").hidden = true;
+    document.getElementById("every-note").textContent = "";
+    say("");
+  });
+  document.getElementById("every-aligned").addEventListener("change", () => {
+    if (!document.getElementById("every-image").hidden) page(0);
+  });
   document.getElementById("every-first").addEventListener("click", () => { first = 0; page(0); });
   document.getElementById("every-next").addEventListener("click", () => page(1));
   document.getElementById("every-back").addEventListener("click", () => page(-1));
