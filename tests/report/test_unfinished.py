@@ -71,7 +71,7 @@ def test_it_says_at_which_stage_the_run_is_and_what_stopped_it(star, tmp_path, m
     assert "What follows is of before. This run stopped." in page
     assert "It was interrupted." in page
     with pytest.raises(RunFolderError, match="estimates are being made again"):
-        co.export(tmp_path / "run", tmp_path / "out.star")
+        export(tmp_path / "run", tmp_path / "out.star")
     co.rerun(tmp_path / "run", "report")
     assert "What follows is of before" not in page_of(tmp_path / "run")
 

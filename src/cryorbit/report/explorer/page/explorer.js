@@ -186,13 +186,15 @@ class Explorer {
 
   draw() {
     this.map.draw();
-    if (this.panelsQueued) return;
-    this.panelsQueued = true;
-    setTimeout(() => {
-      this.panelsQueued = false;
+    // Histograms of very many wait until the hand rests.
+    const many = this.n > 200000;
+    if (this.panels && !many) return;
+    clearTimeout(this.panels);
+    this.panels = setTimeout(() => {
+      this.panels = null;
       for (const filter of this.filters) filter.paint();
       if (this.gallery) this.gallery.paint();
-    }, this.n > 200000 ? 120 : 30);
+    }, many ? AT_REST : 30);
   }
 
   pick(inside, how) {
@@ -241,12 +243,11 @@ class Explorer {
     let shown = 0, chosen = 0, kept = 0;
     const { passes, picked, state, n } = this, levels = this.kept ? this.kept.levels : null;
     for (let i = 0; i < n; i++) {
-      const s = passes[i] * (1 + picked[i]);
-      state[i] = s;
-      shown += passes[i];
-      if (s !== 2) continue;
-      chosen++;
-      if (levels !== null && levels[i] > 32767) kept++;
+      const pass = passes[i], both = pass & picked[i];
+      state[i] = pass + both;
+      shown += pass;
+      chosen += both;
+      if (levels !== null) kept += both & (levels[i] >> 15);
     }
     this.chosen = chosen;
     const say = (value) => value.toLocaleString("en");

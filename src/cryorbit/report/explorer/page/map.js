@@ -1,5 +1,6 @@
 // The map: a density where points are many, discs where they are few; what is not selected lies grey beneath.
 
+const SLOW = 25, AT_REST = 150;  // milliseconds: of a picture, beyond which one in motion has only every so many-th point
 const NEAR = [[2000, 3], [20000, 2], [120000, 1]];  // in view, fewer than this: radius in pixels
 
 class PointMap {
@@ -10,6 +11,8 @@ class PointMap {
     this.view = null;
     this.margin = { left: 58, right: 12, top: 10, bottom: 42 };
     this.frames = [];  // milliseconds of the last pictures
+    this.whole = 0;  // milliseconds of the last one that had every point
+    this.last = -Infinity;  // when that one, or the last in motion, was begun
     this.queued = false;
     this.path = null;  // corners of a shape that is being drawn, in levels: it stays in its place when the map moves
     this.cross = null;  // where the keyboard's pointer is
@@ -73,7 +76,9 @@ class PointMap {
   paint() {
     const e = this.explorer;
     if (!e.x || !this.view || this.width === 0) return;
-    const started = performance.now();
+    const started = performance.now(), inMotion = started - this.last < AT_REST && this.whole > SLOW;
+    this.stride = inMotion ? Math.min(8, Math.ceil(this.whole / (SLOW / 2))) : 1;
+    this.last = started;
     const scale = e.n > 200000 ? 1 : Math.min(window.devicePixelRatio || 1, 2);
     for (const canvas of [this.canvas, this.overlay]) {
       const w = Math.round(this.width * scale), h = Math.round(this.height * scale);
@@ -91,7 +96,11 @@ class PointMap {
     layer.getContext("2d").putImageData(image, 0, 0);
     context.drawImage(layer, f.x * scale, f.y * scale);
     this.paintOverlay(scale);
-    this.frames.push(performance.now() - started);
+    const took = performance.now() - started;
+    clearTimeout(this.rest);
+    if (inMotion) this.rest = setTimeout(() => { this.last = -Infinity; this.draw(); }, AT_REST);
+    else this.whole = took;
+    this.frames.push(took);
     if (this.frames.length > 200) this.frames.shift();
   }
 
@@ -109,7 +118,7 @@ class PointMap {
       for (const name of ["selected", "other", "a", "b", "coloured"]) this.buffers[name].fill(0);
       const r = this.radiusFor(this.inView === undefined ? this.explorer.n : this.inView, scale);
       this.radius = r;
-      this.inView = r === 0 ? this.addDense(w, h) : this.addDiscs(w, h, r);
+      this.inView = r === 0 ? this.addDense(w, h) * this.stride : this.addDiscs(w, h, r);
       if (this.radiusFor(this.inView, scale) === r) break;
     }
     return this.buffers;
@@ -127,9 +136,9 @@ class PointMap {
     const sx = w / (v.x1 - v.x0), sy = h / (v.y1 - v.y0), x0 = v.x0, y1 = v.y1;
     const complete = !(e.x.missing || e.y.missing), gaps = e.colour !== null && e.colour.missing > 0;
     const way = C === null ? 0 : e.colour.kind === "angle" ? 2 : e.colour.isWords ? 3 : 1;
-    const indexed = e.wordColours, cos = e.cosines, sin = e.sines;
+    const indexed = e.wordColours, cos = e.cosines, sin = e.sines, stride = this.stride;
     let inView = 0;
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < n; i += stride) {
       const s = state[i];
       if (s === 0) continue;
       const px = (X[i] - x0) * sx, py = (y1 - Y[i]) * sy;
