@@ -156,7 +156,7 @@ def measure(asked: argparse.Namespace, view: str, seed: int, variant: str) -> li
     sample = Sample.draw(autoencoder, ParticleCache(run / "cache"), training, kept[:n], seed)
     lesson = None
     if manifest.get("guide"):
-        _, held_out = split_rows(n, config.training.validation_fraction, config.seed)
+        _, held_out = split_rows(n, config.training.validation_fraction, config.seed, config.training.learn_from)
         lesson = read_lesson(run / "checkpoint" / TOLD, Cone(**manifest["guide"]), held_out[kept[held_out]])
     settings = config.estimation.model_copy(update={"defocus_range_um": known})
     outcome = estimate_from_latent(particles, embedding, kept, settings, sample, lesson)

@@ -90,6 +90,12 @@ class TrainingConfig(_Part):
         ge=1,
         description="Stop after the epoch in which this many images were shown; a large set needs fewer epochs.",
     )
+    learn_from: int | None = Field(
+        20_000,
+        ge=10,
+        description="Particles to train on and to validate with, drawn at random where there are more; the others are "
+        "only embedded. None trains on all.",
+    )
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -225,7 +231,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "lambda_reg": 1.0, "lambda_GAN": 1.0, "lambda_cone": 1.0, "lambda_pose": 0.0,
         },
         "training": {
-            "epochs": 257, "images_budget": None, "batch_size": 16, "learning_rate": 1e-3,
+            "epochs": 257, "images_budget": None, "learn_from": None, "batch_size": 16, "learning_rate": 1e-3,
             "schedule": "constant", "turn_images": False, "guide": "none", "patience": 257,
             "discriminator_floor": 0.0,
         },

@@ -186,7 +186,9 @@ def _run_trials(job: Job, records: TrialRecords, trials: int, workers: int | Non
     from cryorbit.training.search import Told, search_trials  # imports Ray
 
     config, observer = job.config, job.observer
-    training_rows, _ = split_rows(len(job.cache), config.training.validation_fraction, config.seed)
+    training_rows, _ = split_rows(
+        len(job.cache), config.training.validation_fraction, config.seed, config.training.learn_from
+    )
     epochs = epochs_for(len(training_rows), config.training.epochs, config.training.images_budget)
     known = {trial.number for trial in records.trials if trial.ended}
     ended: set[int] = set()

@@ -247,7 +247,8 @@ def _read_set(folder: Path, name: str, config: RunConfig) -> ReproducedSet:
         poses = load_poses(folder)
         result = with_teacher(result, poses.psi_deg, poses.defocus_um)
     held_out = np.zeros(len(result), dtype=bool)
-    held_out[split_rows(len(result), config.training.validation_fraction, config.seed)[1]] = True
+    settings = config.training
+    held_out[split_rows(len(result), settings.validation_fraction, config.seed, settings.learn_from)[1]] = True
     order = LIKE_CLASSES[name].symmetry_order if name in LIKE_CLASSES else 1
     return ReproducedSet(name, result, truth, z_score, held_out, order)
 

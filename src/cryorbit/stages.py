@@ -352,15 +352,13 @@ class Job:
 
     def lesson(self, kept: NDArray[np.bool_]) -> Lesson | None:
         """What a guided training was told, with the particles it did not see; None of an unguided one."""
-        from cryorbit.training.trainer import split_rows
-
         cone = self.folder.manifest.get("guide")
         if not cone:
             return None
         if self.remembered is not None:
             rows = np.flatnonzero(kept & (self.remembered.rows_of(self.particles) < 0))
         else:
-            seen, rows = split_rows(len(self.particles), self.config.training.validation_fraction, self.config.seed)
+            seen, rows = _seen_rows(len(self.particles), self.config)
             rows = np.setdiff1d(rows[kept[rows]], seen)
         return read_lesson(self.folder.path / "checkpoint" / TOLD, Cone(**cone), rows)
 
@@ -431,6 +429,13 @@ class Job:
         stages = [(name, TITLES[name]) for name in stages_of(self.config) if self.wanted(name)]
         with suppress(CryorbitError, OSError):
             write_unfinished(self.folder.path, self.folder.manifest, Progress(stages, stage, stopped))
+
+
+def _seen_rows(n: int, config: RunConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that a training learns from, and those that it is judged by."""
+    from cryorbit.training.trainer import split_rows
+
+    return split_rows(n, config.training.validation_fraction, config.seed, config.training.learn_from)
 
 
 def _weights(evidence: ImageEvidence, snr: float) -> NDArray[np.float64]:

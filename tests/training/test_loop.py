@@ -135,6 +135,15 @@ def test_rows_are_split_without_overlap(n, expected):
     assert set(training) | set(validation) == set(range(n))
 
 
+def test_of_very_many_a_sample_is_trained_on():
+    training, validation = split_rows(1000, 0.2, seed=3, most=100)
+    assert (len(training), len(validation)) == (80, 20)
+    assert not set(training) & set(validation)
+    assert max(training) > 500
+    for few in (50, 100):
+        np.testing.assert_array_equal(split_rows(few, 0.2, 3, 100)[0], split_rows(few, 0.2, 3)[0])
+
+
 def test_a_large_set_needs_fewer_epochs():
     assert epochs_for(1600, 40, 120_000) == 40
     assert epochs_for(100_000, 40, 120_000) == 2

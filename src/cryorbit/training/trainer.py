@@ -58,9 +58,24 @@ def choose_precision(requested: str, accelerator: str) -> Any:
     return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
 
 
-def split_rows(n: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows for training and for validation; at least one of each, the same one where there is only one."""
-    order = np.random.default_rng(seed).permutation(n).astype(np.int64)
+def split_rows(
+    n: int, fraction: float, seed: int, most: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows for training and for validation; at least one of each, the same one where there is only one.
+
+    Parameters
+    ----------
+    n
+        Particles.
+    fraction
+        For validation.
+    seed
+        Of the draw.
+    most
+        Rows altogether, at most; all if left out.
+    """
+    order = np.random.default_rng(seed).permutation(n).astype(np.int64)[:most]
+    n = len(order)
     held_out = min(max(MIN_VALIDATION, round(fraction * n)), n - 1) if fraction > 0 else 0
     training = np.sort(order[held_out:])
     return training, np.sort(order[:held_out]) if held_out else training
@@ -89,7 +104,9 @@ class Trainer:
         self.cache, self.config, self.folder = cache, config, folder
         self.guide = guide if config.model.lambda_pose > 0 else None
         settings = config.training
-        self.training_rows, self.validation_rows = split_rows(len(cache), settings.validation_fraction, config.seed)
+        self.training_rows, self.validation_rows = split_rows(
+            len(cache), settings.validation_fraction, config.seed, settings.learn_from
+        )
         self.epochs = epochs_for(len(self.training_rows), settings.epochs, settings.images_budget)
         self.steps_per_epoch = math.ceil(len(self.training_rows) / settings.batch_size)
         model = config.model
