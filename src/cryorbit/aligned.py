@@ -20,6 +20,7 @@ from cryorbit.alignment.orbit import (
     Alignment,
     ClassAverage,
     Known,
+    Others,
     ParticlePoses,
     align,
     extend,
@@ -136,6 +137,7 @@ def align_table(
     latent: LatentHint | None,
     progress: Callable[[int, int, str], None],
     taken: AverageTaken | None = None,
+    others: Others | None = None,
 ) -> AlignmentOutcome:
     """Align the particles of a table as a configuration says.
 
@@ -151,6 +153,8 @@ def align_table(
         Told of particles done, of all, and what is going on.
     taken
         An average to compare with, in place of one that is learnt from these particles.
+    others
+        Who aligns the particles that no average is learnt from; this process if left out.
 
     Raises
     ------
@@ -178,11 +182,12 @@ def align_table(
     if taken is not None:
         told = told_marks(particles, prior, searched)
         known = replace(taken.known, outdated=told[taken.known.rows] != taken.told)
-        found = _extended(particles.name, reader, replace(taken, known=known), hint.particle_probability, progress)
+        taken = replace(taken, known=known)
+        found = _extended(particles.name, reader, taken, hint.particle_probability, progress, others)
     else:
         settings = settings_for(snr, config.seed, config.alignment.starts)
         found = align(
-            reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress,
+            reader, settings, hint.particle_probability, hint.psi_deg, config.alignment.learn_from, progress, others,
         )  # fmt: skip
     facts |= _facts(found, reader, snr)
     return AlignmentOutcome(
@@ -196,6 +201,7 @@ def _extended(
     taken: AverageTaken,
     particle_probability: FloatArray | None,
     progress: Callable[[int, int, str], None],
+    others: Others | None,
 ) -> Alignment:
     """Align with an average that was learnt before."""
     own, before_A = reader.images.info.pixel_size_A, taken.pixel_size_A
@@ -212,7 +218,7 @@ def _extended(
         )
     once = np.where(taken.repeated, 0.0, 1.0)
     weight = once if particle_probability is None else once * particle_probability
-    return extend(reader, memory.for_groups(reader.groups), taken.known, weight, progress)
+    return extend(reader, memory.for_groups(reader.groups), taken.known, weight, progress, others)
 
 
 def told_marks(particles: ParticleTable, prior: str, searched_um: tuple[float, float]) -> NDArray[np.uint64]:

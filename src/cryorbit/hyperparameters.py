@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -17,6 +16,7 @@ from cryorbit.errors import ConfigurationError, CryorbitError
 from cryorbit.io import ImageStack, read_particles
 from cryorbit.io.fingerprints import identity
 from cryorbit.io.runs import SEARCH, RunFolder, write_text
+from cryorbit.machine import check_ray_address
 from cryorbit.manifest import new_manifest
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
@@ -28,11 +28,6 @@ from cryorbit.training.trials import FINISHED, Trial, TrialRecords
 
 BEST_FILE = "best.toml"
 SUMMARY_FILE = "search.json"
-SECONDS_TO_ANSWER = 10.0
-NO_CLUSTER = (
-    "--ray-address {}: no Ray cluster answers there; start one with `ray start --head`, or leave the option out to use "
-    "this machine alone."
-)
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def search(
     """
     _require_ray()
     if ray_address is not None:
-        _require_answer(ray_address)
+        check_ray_address(ray_address)
     config, observer = config or make_config(), observer or Silent()
     to_toml(config)  # what cannot be written later is refused now
     if trials < 1 or (workers is not None and workers < 1):
@@ -159,19 +154,6 @@ def _require_ray() -> None:
             f"The search needs Ray Tune and HyperOpt, of which {error.name} cannot be imported: "
             "pip install 'cryorbit[search]'."
         ) from error
-
-
-def _require_answer(ray_address: str) -> None:
-    """Refuse an address at which nobody answers at once: Ray itself would wait for minutes."""
-    host, colon, port = ray_address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        if ray_address == "auto":
-            return
-        raise ConfigurationError(f"--ray-address is {ray_address!r}; expected auto or HOST:PORT.")
-    try:
-        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(NO_CLUSTER.format(ray_address)) from error
 
 
 def _open(out: Path, table: ParticleTable, config: RunConfig, space: SearchSpace, overwrite: bool) -> RunFolder:

@@ -15,6 +15,7 @@ from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError
 from cryorbit.estimation.truth import outlier_remark, read_truth
 from cryorbit.io import read_written, written_particles
 from cryorbit.io.runs import RunFolder, has_report, read_table, report_path
+from cryorbit.machine import Workers
 from cryorbit.manifest import input_hash, new_manifest, run_identity_of
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
@@ -74,6 +75,7 @@ def run(
     truth: str | Path | None = None,
     outlier_column: str | None = None,
     observer: Observer | None = None,
+    workers: Workers | None = None,
 ) -> RunResult:
     """Run the main job on particles, or go on with one that was interrupted.
 
@@ -99,6 +101,8 @@ def run(
         Which of its rows are outliers, as for :func:`cryorbit.estimation.truth.read_truth`.
     observer
         Told of the progress.
+    workers
+        Processes that share the alignment; this one alone if left out.
 
     Raises
     ------
@@ -110,6 +114,8 @@ def run(
     table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
     latent = latent or config.estimation.method == "latent"
     # Refused now rather than after hours of work.
+    if workers is not None:
+        workers.check()
     resolve_prior(table, config.estimation)
     check_outlier_method(config.estimation, latent)
     needed = [
@@ -118,7 +124,7 @@ def run(
     ]
     folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent, rows), overwrite, needed)
     try:
-        return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
+        return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer, workers)
     finally:
         folder.close()
 
@@ -135,6 +141,7 @@ def apply(
     truth: str | Path | None = None,
     outlier_column: str | None = None,
     observer: Observer | None = None,
+    workers: Workers | None = None,
 ) -> RunResult:
     """Run on more particles with what an earlier run has learnt: no average is learnt again and no network trained.
 
@@ -149,7 +156,7 @@ def apply(
         Which of these particles; all if left out.
     stack_root
         Folder that the file's image paths start from; where the earlier run found them, if left out.
-    out, until, overwrite, truth, outlier_column, observer
+    out, until, overwrite, truth, outlier_column, observer, workers
         As for :func:`run`.
 
     Raises
@@ -157,6 +164,8 @@ def apply(
     ParticleDataError, RunFolderError, ConfigurationError
         For mistakes that the user can mend.
     """
+    if workers is not None:
+        workers.check()
     model = Path(model)
     opened = RunFolder.reopen(model)
     try:
@@ -178,7 +187,7 @@ def apply(
         try:
             copy_model(model, folder)
             opened.close()  # from here on the earlier run may serve others, or go
-            return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer)
+            return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer, workers)
         finally:
             folder.close()
     finally:
@@ -208,6 +217,7 @@ def rerun(
     truth: str | Path | None = None,
     outlier_column: str | None = None,
     observer: Observer | None = None,
+    workers: Workers | None = None,
 ) -> RunResult:
     """Do one stage of an earlier run again, and then the later ones that had been done.
 
@@ -219,7 +229,7 @@ def rerun(
         Stage to do again; stages before it that are missing are done first.
     estimation
         Changes to the configuration of outliers and estimates.
-    truth, outlier_column, observer
+    truth, outlier_column, observer, workers
         As for :func:`run`.
 
     Raises
@@ -229,13 +239,15 @@ def rerun(
     ParticleDataError
         If its particles are gone or changed.
     """
+    if workers is not None:
+        workers.check()
     opened = RunFolder.reopen(Path(folder))
     unchanged, left = deepcopy(opened.manifest), None
     try:
         config, table, last = _told_anew(opened, stage, estimation or {})
         left = set(opened.manifest["stages"])
         opened.save()
-        return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer)
+        return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer, workers)
     except (ParticleDataError, ConfigurationError):
         from cryorbit.report.unfinished import remove_notice
 
@@ -323,10 +335,11 @@ def _run_job(
     until: str,
     known: _Known | None,
     observer: Observer | None,
+    workers: Workers | None,
 ) -> RunResult:
     if until not in STAGES:
         raise CryorbitError(f"Unknown stage {until!r}: expected one of {', '.join(STAGES)}.")
-    job = Job(folder, config, table, observer or Silent())
+    job = Job(folder, config, table, observer or Silent(), workers)
     # A page that was drawn with the truth is drawn with it again.
     before = folder.manifest.get("truth")
     if known is None and before is not None and Path(before).is_file():

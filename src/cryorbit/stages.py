@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cryorbit import readings, results
 from cryorbit.aligned import AVERAGE, LatentHint, align_table, load_poses, save_outcome, told_marks
+from cryorbit.alignment.orbit import Others
 from cryorbit.alignment.reader import OpticsGroups
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import CryorbitError, ParticleDataError
@@ -30,7 +31,7 @@ from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import ORBITS, Embedding, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
-from cryorbit.machine import device_for, freed_memory_kept
+from cryorbit.machine import Workers, device_for, freed_memory_kept
 from cryorbit.model.cone import Cone
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
@@ -82,8 +83,16 @@ def is_guided(config: RunConfig) -> bool:
 class Job:
     """A run in progress: its folder, its particles, and what the stages hand on."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, particles: ParticleTable, observer: Observer) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        particles: ParticleTable,
+        observer: Observer,
+        workers: Workers | None = None,
+    ) -> None:
         self.folder, self.config, self.particles, self.observer = folder, config, particles, observer
+        self.workers = workers
         self._cache: ParticleCache | None = None
         self._embedding: Embedding | None = None
         self._stage = STAGES[0]
@@ -243,7 +252,7 @@ class Job:
         _check_stacks(self.particles, self.folder.manifest["input"])
         names = self.particles.frame[IMAGE_NAME].to_numpy()
         latent = self._latent_hint() if self.has_latent and not is_guided(self.config) else None
-        with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
+        with freed_memory_kept(), self._spread() as others, ImageStack(self.particles.locations) as stack:
             box_size = network_box_size(stack.box_size, self.config.alignment.box_size, 2)
             images = prepare_images(stack, pixel_size, box_size, self.config.preprocessing, names)
             if not self.has_latent:
@@ -253,6 +262,7 @@ class Job:
                 self.particles, images, self.config, latent,
                 lambda done, n, note: self.observer.advance(done, n, note),
                 self.remembered.average(self.particles) if self.remembered is not None else None,
+                others,
             )  # fmt: skip
         told = told_marks(self.particles, outcome.facts["prior"], tuple(outcome.facts["searched_um"]))
         save_outcome(self.folder.path, outcome, image_marks(self.particles), told)
@@ -262,6 +272,18 @@ class Job:
         for warning in outcome.warnings:
             self.warn(warning)
         return {}
+
+    @contextmanager
+    def _spread(self) -> Iterator[Others | None]:
+        """Who aligns what streams past the average: other processes, if so asked."""
+        if self.workers is None:
+            yield None
+            return
+        from cryorbit.alignment.spread import over_cluster
+        from cryorbit.cluster import connected
+
+        with connected(self.workers.ray_address, self.folder.path / "ray", self.workers.count):
+            yield over_cluster(self.workers.count)
 
     def _latent_hint(self) -> LatentHint:
         """What the latent space says, to start from and to weigh by."""

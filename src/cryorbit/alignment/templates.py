@@ -77,6 +77,10 @@ class AverageSums:
         numerator = torch.zeros(grid.rings, grid.orders, dtype=torch.complex64, device=device)
         return cls(numerator, torch.zeros(grid.rings, device=device), 0.0)
 
+    def to(self, device: torch.device) -> AverageSums:
+        """The same on another device."""
+        return AverageSums(self.numerator.to(device), self.power.to(device), self.particles)
+
     def __add__(self, other: AverageSums) -> AverageSums:
         return AverageSums(self.numerator + other.numerator, self.power + other.power, self.particles + other.particles)
 

@@ -44,6 +44,18 @@ Select = Annotated[
 Subset = Annotated[
     int | None, typer.Option(help="A preview: only so many particles, drawn at random by --seed.", show_default=False)
 ]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Processes that share the alignment, by Ray. Default: this one.", show_default=False
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to use (auto or HOST:PORT); all its machines must see the particles.", show_default=False
+    ),
+]
 OutlierColumn = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,7 @@ from cryorbit.commands.options import (
     Preset,
     Prior,
     Quiet,
+    RayAddress,
     RunSeed,
     Seed,
     Select,
@@ -31,11 +32,13 @@ from cryorbit.commands.options import (
     StackRoot,
     Subset,
     TruthFile,
+    WorkerCount,
 )
 from cryorbit.commands.shared import app, observing, tell
 from cryorbit.errors import ConfigurationError, ParticleDataError
 
 if TYPE_CHECKING:
+    from cryorbit.machine import Workers
     from cryorbit.pipeline import RunResult
 
 LIMITS_FILE = "limits.csv"
@@ -50,6 +53,7 @@ def _run_until(
     truth: Path | None = None,
     outlier_column: str | None = None,
     latent: bool = True,
+    workers: Workers | None = None,
 ) -> RunResult:
     """A stage on a run folder, or all stages up to it on a particle file."""
     if not source.exists():
@@ -63,8 +67,9 @@ def _run_until(
                 raise ConfigurationError(f"{source}: is a folder; with --out, give a file of particles.")
             changes = choices.changes_to_a_run(source)
             result = rerun(
-                source, stage, estimation=changes, truth=truth, outlier_column=outlier_column, observer=observer
-            )
+                source, stage, estimation=changes, truth=truth, outlier_column=outlier_column, observer=observer,
+                workers=workers,
+            )  # fmt: skip
         else:
             if out is None:
                 raise ConfigurationError(f"{source}: give --out, the run folder to make.")
@@ -73,9 +78,17 @@ def _run_until(
             result = run_pipeline(
                 rows.read(source, choices.stack_root), out, config, rows=rows, until=stage, latent=latent,
                 overwrite=choices.overwrite, truth=truth, outlier_column=outlier_column, observer=observer,
+                workers=workers,
             )  # fmt: skip
     tell(result)
     return result
+
+
+def _workers(count: int | None, ray_address: str | None) -> Workers | None:
+    """Who shares the work, where anyone is asked for."""
+    from cryorbit.machine import Workers
+
+    return None if count is None and ray_address is None else Workers(count, ray_address)
 
 
 @app.command()
@@ -94,6 +107,8 @@ def run(
     stack_root: StackRoot = None,
     truth: TruthFile = None,
     outlier_column: OutlierColumn = None,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -102,7 +117,7 @@ def run(
     """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
-    _run_until("report", particles, out, choices, quiet, truth, outlier_column)
+    _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=_workers(workers, ray_address))
 
 
 @app.command()
@@ -118,6 +133,8 @@ def apply(
     stack_root: StackRoot = None,
     truth: TruthFile = None,
     outlier_column: OutlierColumn = None,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -135,7 +152,7 @@ def apply(
     with observing(quiet) as observer:
         result = apply_model(
             model, out, particles, rows=rows, stack_root=stack_root, overwrite=overwrite, truth=truth,
-            outlier_column=outlier_column, observer=observer,
+            outlier_column=outlier_column, observer=observer, workers=_workers(workers, ray_address),
         )  # fmt: skip
     tell(result)
 
@@ -225,6 +242,8 @@ def estimate(
     select: Select = None,
     subset: Subset = None,
     stack_root: StackRoot = None,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     seed: RunSeed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -233,7 +252,7 @@ def estimate(
     """Estimate angle, shift and defocus and write the particle files; the orbit method needs no trained network."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
-    _run_until("estimate", source, out, choices, quiet, latent=False)
+    _run_until("estimate", source, out, choices, quiet, latent=False, workers=_workers(workers, ray_address))
 
 
 @app.command()

@@ -162,6 +162,10 @@ class ImageStack:
             raise ParticleDataError(f"Expected square boxes of one size, found {_sizes(sizes)}.")
         self._box_size = size[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: where the images are, not the files that are open here."""
+        return self.__dict__ | {"_open": OrderedDict(), "_decompressed": OrderedDict()}
+
     def __enter__(self) -> Self:
         return self
 

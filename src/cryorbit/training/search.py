@@ -1,4 +1,4 @@
-"""Ray Tune: HyperOpt proposes trials, ASHA stops the hopeless ones; the only module that knows Ray.
+"""Ray Tune: HyperOpt proposes trials, ASHA stops the hopeless ones.
 
 Ray keeps nothing that is needed. A search that goes on proposes the recorded trials first, whose epochs are told from
 their record at once, so that HyperOpt and ASHA know again what they knew.
@@ -7,14 +7,8 @@ their record at once, so that HyperOpt and ASHA know again what they knew.
 from __future__ import annotations
 
 import fcntl
-import logging
-import os
-import shutil
-import signal
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,23 +22,12 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.hyperopt import HyperOptSearch
 
-from cryorbit.errors import ConfigurationError, TrainingDivergedError
-from cryorbit.io.runs import make_folder, write_text
+from cryorbit.cluster import connected
+from cryorbit.errors import TrainingDivergedError
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.training.objective import EpochValue, trial_curve
 from cryorbit.training.trials import DIVERGED, FAILED, FINISHED, RUNNING, STOPPED, Trial, TrialRecords, read_trial
 
-# Ray writes no token into the home folder, reports to nobody, prints no tables, logs no second copy of the metrics,
-# and leaves the interrupt to us.
-RAY_SETTINGS = {
-    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}  # fmt: skip
-SESSION_PREFIX = "cryorbit-ray-"
-# Ray's sockets lie in its folder, and the system allows their paths 107 characters.
-LONGEST_TEMPORARY = 20
-OBJECT_STORE_BYTES = 100 * 2**20
 # Small networks gain nothing from more.
 MOST_THREADS = 8
 # A third of the trials passes each rung; the first rung lies at a ninth of the epochs.
@@ -205,64 +188,6 @@ class _FailedDefault(tune.Stopper):
         return any(trial.state == FAILED for trial in self._records.trials[:1])
 
 
-@contextmanager
-def _ray(address: str | None, scratch: Path, workers: int | None) -> Iterator[None]:
-    """Ray on this machine's cores alone, or the cluster at an address; nothing of it stays."""
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
-    note = scratch / "session"
-    _remove_session(note)
-    make_folder(scratch)
-    if address is None:
-        short = None if len(tempfile.gettempdir()) <= LONGEST_TEMPORARY else "/tmp"
-        temporary = tempfile.mkdtemp(prefix=SESSION_PREFIX, dir=short)
-        write_text(note, temporary)
-        quiet |= {
-            "address": "local", "num_cpus": max(cores(), workers or 1), "object_store_memory": OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1", "_temp_dir": temporary,
-        }  # fmt: skip
-    at_termination = signal.getsignal(signal.SIGTERM)
-    try:
-        _connect(address, quiet)
-        # Ray answers this signal with a stack trace; whoever set it before knows better.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, at_termination)
-        yield
-    finally:
-        ray.shutdown()
-        _remove_session(note)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _connect(address: str | None, settings: dict[str, Any]) -> None:
-    if address is None:
-        ray.init(**settings)
-        return
-    settings.pop("include_dashboard")
-    try:
-        ray.init(address=address, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"--ray-address {address}: cannot be used ({str(error).splitlines()[0]}).") from error
-
-
-def _remove_session(note: Path) -> None:
-    """Remove the files of a session, whether it ended well or was killed."""
-    try:
-        folder = Path(note.read_text(encoding="utf-8"))
-    except OSError:
-        return
-    if folder.name.startswith(SESSION_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
-
-
 def search_trials(
     records: TrialRecords,
     cache: Path,
@@ -297,7 +222,7 @@ def search_trials(
         If no cluster answers at the address.
     """
     scratch = records.folder / "ray"
-    with _ray(address, scratch, workers):
+    with connected(address, scratch, workers):
         have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus = max(1, int(have.get("CPU", 1)))
         workers = min(workers or cpus, trials)
