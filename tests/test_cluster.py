@@ -60,20 +60,15 @@ class DyingAligner(Aligner):
         return super().__call__(rows, weight)
 
 
-def test_results_come_in_order_though_a_worker_dies(cluster, tmp_path):
+def test_results_come_in_order_though_a_worker_dies_and_complaints_are_heard(cluster, tmp_path):
     from cryorbit.cluster import mapped
 
     note = tmp_path / "died"
-    tasks = ((number,) for number in range(40))
-    assert list(mapped(Squares, (17, note), tasks, 2)) == [number**2 for number in range(40)]
+    found = mapped(Squares, (17, note), ((number,) for number in [*range(40), -3, 1]), 2)
+    assert [next(found) for _ in range(40)] == [number**2 for number in range(40)]
     assert note.exists()
-
-
-def test_what_a_task_complains_of_is_what_the_user_hears(cluster, tmp_path):
-    from cryorbit.cluster import mapped
-
     with pytest.raises(ParticleDataError, match="-3 is no number of a particle"):
-        list(mapped(Squares, (0, tmp_path), [(1,), (-3,), (2,)], 2))
+        next(found)
 
 
 def test_an_alignment_by_many_is_that_by_one_though_a_worker_dies(cluster, tmp_path, monkeypatch):
@@ -102,6 +97,22 @@ def test_an_alignment_by_many_is_that_by_one_though_a_worker_dies(cluster, tmp_p
         np.testing.assert_allclose(many.estimates[name], alone.estimates[name], atol=1e-4, err_msg=name)
     images = [co.io.mrc.read_image(folder / "average.mrc") for folder in (many.folder, alone.folder)]
     np.testing.assert_allclose(*images, atol=1e-4)
+
+
+def test_an_embedding_by_many_is_that_by_one(cluster, tmp_path, monkeypatch):
+    from cryorbit.latent import spread
+    from cryorbit.latent.embed import embed
+    from cryorbit.preprocessing.dataset import ParticleCache
+    from cryorbit.training.checkpoint import BEST, load_autoencoder
+
+    monkeypatch.setattr(spread, "PART", 16)
+    done = co.run(tiny_set(tmp_path / "set", images=70), tmp_path / "run", tiny_config(), until="train")
+    cache, checkpoint, model = done.folder / "cache", done.folder / "checkpoint" / BEST, tiny_config().model
+    images, autoencoder = ParticleCache(cache), load_autoencoder(checkpoint, model)
+    alone = embed(autoencoder, images)
+    many = embed(autoencoder, images, parts=spread.over_cluster(cache, checkpoint, model, "cpu", 2))
+    np.testing.assert_allclose(many.orbit[:], alone.orbit[:], atol=1e-4)
+    np.testing.assert_allclose(many.log_variance, alone.log_variance, atol=1e-4)
 
 
 def test_a_cluster_that_does_not_answer_is_named_at_once(tmp_path):

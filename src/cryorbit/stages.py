@@ -239,10 +239,16 @@ class Job:
 
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
-        autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
-        autoencoder.to(device_for(self.config.training.accelerator))
-        orbits = self.folder.file("cache", ORBITS)
-        self._embedding = embed(autoencoder, self.cache, progress=self.observer.advance, store=orbits)
+        checkpoint, accelerator = self.folder.path / "checkpoint" / BEST, self.config.training.accelerator
+        autoencoder = load_autoencoder(checkpoint, self.config.model)
+        autoencoder.to(device_for(accelerator))
+        orbits, cache, parts = self.folder.file("cache", ORBITS), self.cache, None
+        with self._cluster() as workers:
+            if workers is not None:
+                from cryorbit.latent.spread import over_cluster
+
+                parts = over_cluster(cache.folder, checkpoint, self.config.model, accelerator, workers.count)
+            self._embedding = embed(autoencoder, cache, progress=self.observer.advance, store=orbits, parts=parts)
         save_points(orbits.parent, self._embedding)
         return {}
 
@@ -274,16 +280,23 @@ class Job:
         return {}
 
     @contextmanager
-    def _spread(self) -> Iterator[Others | None]:
-        """Who aligns what streams past the average: other processes, if so asked."""
+    def _cluster(self) -> Iterator[Workers | None]:
+        """Other processes to share the work, if any were asked for."""
         if self.workers is None:
             yield None
             return
-        from cryorbit.alignment.spread import over_cluster
         from cryorbit.cluster import connected
 
         with connected(self.workers.ray_address, self.folder.path / "ray", self.workers.count):
-            yield over_cluster(self.workers.count)
+            yield self.workers
+
+    @contextmanager
+    def _spread(self) -> Iterator[Others | None]:
+        """Who aligns what streams past the average."""
+        from cryorbit.alignment.spread import over_cluster
+
+        with self._cluster() as workers:
+            yield None if workers is None else over_cluster(workers.count)
 
     def _latent_hint(self) -> LatentHint:
         """What the latent space says, to start from and to weigh by."""

@@ -23,6 +23,8 @@ COVARIANCE_SAMPLE = 50_000
 NEIGHBOUR_SAMPLE = 5_000
 # Junk clusters too: a neighbourhood smaller than the junk would find it well accompanied.
 NEIGHBOUR_SHARE = 0.2
+# Particles scored at a time: each asks for a thousand neighbours.
+SCORED_AT_ONCE = 4096
 TREES = 200
 # In units of the squared interquartile range of each feature; a third to three times as much makes no difference.
 THICKNESS = 0.03
@@ -91,7 +93,8 @@ def local_outlier_factor(features: FloatArray, seed: int) -> FloatArray:
     sample = _sample(features, NEIGHBOUR_SAMPLE, seed)
     neighbours = min(len(sample) - 1, max(20, int(NEIGHBOUR_SHARE * len(sample))))
     factor = LocalOutlierFactor(n_neighbors=neighbours, novelty=True).fit(sample)
-    return -np.asarray(factor.score_samples(features), dtype=np.float64)
+    parts = [features[start : start + SCORED_AT_ONCE] for start in range(0, len(features), SCORED_AT_ONCE)]
+    return -np.concatenate([np.asarray(factor.score_samples(part), dtype=np.float64) for part in parts])
 
 
 DETECTORS: dict[str, Callable[[FloatArray, int], FloatArray]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ PART = 4096
 ORBITS, POINTS = "latent_orbits.npy", "latent_points.npz"
 
 Progress = Callable[[int, int], None]
+# Mean and log-variance under each turn, each of shape (m, turns, latent).
+Posteriors = tuple[np.ndarray, np.ndarray]
 
 
 class Orbits(Protocol):
@@ -126,6 +128,7 @@ def embed(
     n_turns: int = N_TURNS,
     progress: Progress | None = None,
     store: Path | None = None,
+    parts: Iterable[Posteriors] | None = None,
 ) -> Embedding:
     """Embed all particles, a batch at a time.
 
@@ -141,6 +144,8 @@ def embed(
         Called with the number of images done and of all.
     store
         File that the orbits go to as they come; they stay in memory if left out.
+    parts
+        Posteriors of all particles in row order, where others do the work.
 
     Raises
     ------
@@ -148,20 +153,30 @@ def embed(
         If that file cannot be written.
     """
     n, latent = len(cache), autoencoder.latent_dim
-    device = next(autoencoder.parameters()).device
     mean, log_variance, orbit_log_variance = (np.empty((n, latent), dtype=np.float32) for _ in range(3))
     done = 0
     with _collected((n, n_turns, latent), store) as (add, collected):
-        for images in cache.batches(BATCH):
-            here = slice(done, done + len(images))
-            means, log_variances = (part.cpu() for part in embed_batch(autoencoder, images.to(device), n_turns))
-            add(means.numpy())
-            mean[here], log_variance[here] = means[:, 0].numpy(), log_variances[:, 0].numpy()
-            orbit_log_variance[here] = log_variances.mean(dim=1).numpy()
-            done += len(images)
+        for means, log_variances in parts or posteriors_of(autoencoder, cache, 0, n, n_turns):
+            here = slice(done, done + len(means))
+            add(means)
+            mean[here], log_variance[here] = means[:, 0], log_variances[:, 0]
+            orbit_log_variance[here] = log_variances.mean(axis=1)
+            done += len(means)
             if progress is not None:
                 progress(done, n)
     return Embedding(mean, log_variance, collected(), orbit_log_variance)
+
+
+@torch.no_grad()
+def posteriors_of(
+    autoencoder: Autoencoder, cache: ParticleCache, start: int, stop: int, n_turns: int = N_TURNS
+) -> Iterator[Posteriors]:
+    """Posteriors of the particles from ``start`` to before ``stop``, a batch at a time."""
+    device = next(autoencoder.parameters()).device
+    for first in range(start, stop, BATCH):
+        images = cache.read(np.arange(first, min(first + BATCH, stop), dtype=np.int64)).to(device)
+        means, log_variances = embed_batch(autoencoder, images, n_turns)
+        yield means.cpu().numpy(), log_variances.cpu().numpy()
 
 
 @contextmanager
