@@ -90,17 +90,18 @@ def _remove_session(note: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Worker:
-    """A process that makes a function once, and then does tasks with it."""
+# What this process has made already, by the name of the work.
+_made: dict[str, Callable[..., Any]] = {}
 
-    def __init__(self, threads: int, common: tuple[Make, tuple[Any, ...]]) -> None:
-        make, shared = common
+
+def _do(work: str, common: list[Any], threads: int, task: tuple[Any, ...]) -> Any:
+    """One task, by a process that makes the function when it first needs it."""
+    if work not in _made:
+        make, shared = ray.get(common[0])
         torch.set_num_threads(threads)
-        self._do = make(*shared)
-
-    def do(self, task: tuple[Any, ...]) -> Any:
-        """One task."""
-        return self._do(*task)
+        _made.clear()
+        _made[work] = make(*shared)
+    return _made[work](*task)
 
 
 def _got(result: Any) -> Any:
@@ -141,29 +142,22 @@ def mapped(
     cpus = max(1, int(have.get("CPU", 1)))
     workers = max(1, workers or int(have.get("GPU", 0) / gpus if gpus else cpus))
     threads = max(1, cpus // workers)
-    remote: Any = ray.remote(num_cpus=min(threads, cpus), num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    do: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=-1)(_do)
     common = ray.put((make, shared))  # whose arrays then lie once on each machine
-    idle = [remote.remote(threads, common) for _ in range(workers)]
-    actors, todo, order = list(idle), iter(tasks), count()
-    running: dict[Any, tuple[int, Any]] = {}
+    work = common.hex()
+    todo, order = iter(tasks), count()
+    running: dict[Any, int] = {}
     done: dict[int, Any] = {}
     following, sent = 0, 0
-    try:
-        while True:
-            while idle and sent - following < AHEAD * workers and (task := next(todo, None)) is not None:
-                worker = idle.pop()
-                running[worker.do.remote(task)] = (next(order), worker)
-                sent += 1
-            if following in done:
-                yield done.pop(following)
-                following += 1
-            elif running:
-                for result in ray.wait(list(running), num_returns=1)[0]:
-                    number, worker = running.pop(result)
-                    done[number] = _got(result)
-                    idle.append(worker)
-            else:
-                return
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    while True:
+        while len(running) < workers and sent - following < AHEAD * workers and (task := next(todo, None)) is not None:
+            running[do.remote(work, [common], threads, task)] = next(order)
+            sent += 1
+        if following in done:
+            yield done.pop(following)
+            following += 1
+        elif running:
+            for result in ray.wait(list(running), num_returns=1)[0]:
+                done[running.pop(result)] = _got(result)
+        else:
+            return
