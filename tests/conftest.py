@@ -30,3 +30,13 @@ def reference_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data in {folder}: set CRYORBIT_REFERENCE_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_figures():
+    """Pages with their first figure alone, for tests that are about other things: drawing takes most of a tiny run."""
+    from cryorbit.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "FIGURES", page.FIGURES[:1])
+        yield

@@ -17,6 +17,8 @@ from cryorbit.selection import Choice, export
 
 from .pipeline_sets import tiny_config, tiny_set
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 
 def as_records(star):
     """The particles of a STAR file as cryoSPARC would have them."""
