@@ -102,7 +102,7 @@ def run(
     observer
         Told of the progress.
     workers
-        Processes that share the alignment; this one alone if left out.
+        Processes that share alignment and embedding; this one alone if left out.
 
     Raises
     ------

@@ -47,7 +47,7 @@ Subset = Annotated[
 WorkerCount = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Processes that share the alignment, by Ray. Default: this one.", show_default=False
+        "--workers", min=1, help="Processes that share the work, by Ray. Default: this one.", show_default=False
     ),
 ]
 RayAddress = Annotated[
