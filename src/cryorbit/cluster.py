@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import torch
 
-from cryorbit.errors import ConfigurationError
+from cryorbit.errors import ConfigurationError, CryorbitError
 from cryorbit.io.runs import make_folder, write_text
 from cryorbit.machine import cores
 
@@ -32,6 +32,8 @@ SESSION_PREFIX = "cryorbit-ray-"
 # Ray's sockets lie in its folder, and the system allows their paths 107 characters.
 LONGEST_TEMPORARY = 20
 OBJECT_STORE_BYTES = 100 * 2**20
+# A worker may die with its machine; a task that kills each of its workers is to blame itself.
+RETRIES = 5
 # Results that wait for an earlier one, for each worker.
 AHEAD = 4
 
@@ -110,6 +112,12 @@ def _got(result: Any) -> Any:
         return ray.get(result)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayError as error:
+        said = str(error).splitlines()[0]
+        raise CryorbitError(
+            f"A part of the work ended its process {RETRIES + 1} times ({said}); most likely it has too little memory: "
+            "give fewer --workers."
+        ) from error
 
 
 def mapped(
@@ -117,8 +125,8 @@ def mapped(
 ) -> Iterator[Any]:
     """Results of ``make(*shared)(*task)`` in the order of the tasks, whoever does them.
 
-    A worker that dies is replaced, and its task done again. Only some tasks are under way at a time, however many there
-    are.
+    A worker that dies is replaced, and its task done again, some times. Only some tasks are under way at a time,
+    however many there are.
 
     Parameters
     ----------
@@ -137,12 +145,14 @@ def mapped(
     ------
     Exception
         What a task raised.
+    CryorbitError
+        If it ended its process again and again.
     """
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus = max(1, int(have.get("CPU", 1)))
     workers = max(1, workers or int(have.get("GPU", 0) / gpus if gpus else cpus))
     threads = max(1, cpus // workers)
-    do: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=-1)(_do)
+    do: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(_do)
     common = ray.put((make, shared))  # whose arrays then lie once on each machine
     work = common.hex()
     todo, order = iter(tasks), count()
