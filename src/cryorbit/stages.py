@@ -243,7 +243,7 @@ class Job:
         autoencoder = load_autoencoder(checkpoint, self.config.model)
         autoencoder.to(device_for(accelerator))
         orbits, cache, parts = self.folder.file("cache", ORBITS), self.cache, None
-        with self._cluster() as workers:
+        with freed_memory_kept(), self._cluster() as workers:
             if workers is not None:
                 from cryorbit.latent.spread import over_cluster
 

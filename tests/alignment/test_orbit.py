@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import cryorbit as co
+from cryorbit.alignment import orbit
 from cryorbit.alignment.learn import settings_for
-from cryorbit.alignment.orbit import Alignment, ParticlePoses, align, ring_correlation
+from cryorbit.alignment.orbit import Alignment, ParticlePoses, align, align_others, ring_correlation
 from cryorbit.alignment.reader import OpticsGroups, RingReader
 from cryorbit.alignment.templates import AverageSums
 from cryorbit.config import PreprocessingConfig
@@ -130,6 +131,20 @@ def test_the_same_settings_give_the_same_poses_and_progress_goes_up_to_all(a_set
     assert done == sorted(done)
     assert said[-1][:2] == (N, N)
     assert {total for _, total, _ in said} == {N}
+
+
+def test_threads_find_what_one_finds(a_set, streamed, monkeypatch):
+    def alone(reader, memory, tasks):
+        return (align_others(reader.read(rows), memory, weight) for rows, weight in tasks)
+
+    monkeypatch.setattr(orbit, "CHUNK", 40)
+    found = {}
+    for others in (alone, orbit.by_threads):
+        found[others] = align(a_set[0], settings_for(0.5, 0, 1), sample=100, others=others)
+    one, many = found.values()
+    np.testing.assert_allclose(many.poses.psi_deg, one.poses.psi_deg, atol=1e-3)
+    np.testing.assert_allclose(many.poses.defocus_um, one.poses.defocus_um, atol=1e-4)
+    np.testing.assert_allclose(many.average.image, one.average.image, atol=1e-4 * np.abs(one.average.image).max())
 
 
 def test_a_group_of_few_images_is_aligned_with_the_others(a_set):

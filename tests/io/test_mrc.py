@@ -11,7 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryorbit import ImageStack, ParticleDataError, read_particles
+from cryorbit import ImageStack, ParticleDataError, read_particles, threads
 from cryorbit.io import mrc as mrc_module
 from cryorbit.io.headers import read_stack_header
 from cryorbit.particles import ImageLocations
@@ -56,6 +56,16 @@ def test_few_files_are_open_at_once(tmp_path):
             np.testing.assert_array_equal(stack.read(rows), images[rows, 0])
             assert open_stacks(tmp_path) <= 3
     assert open_stacks(tmp_path) == 0
+
+
+def test_threads_read_from_more_files_than_may_be_open(tmp_path):
+    images = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    paths = [write_stack(tmp_path / f"{i}.mrcs", image) for i, image in enumerate(images)]
+    draw = np.random.default_rng(1)
+    wanted = [draw.integers(40, size=20) for _ in range(200)]
+    with ImageStack(locations(paths, 1), max_open_files=2) as stack:
+        for rows, found in zip(wanted, threads.mapped(stack.read, wanted, 8), strict=True):
+            np.testing.assert_array_equal(found, images[rows, 0])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.float16, np.float32])

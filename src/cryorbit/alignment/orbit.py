@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorbit import threads
 from cryorbit.alignment.average import State, mean_noise, refined, sums_of
 from cryorbit.alignment.evidence import Evidence, particle_probability
 from cryorbit.alignment.images import RingImages
@@ -277,7 +278,7 @@ def extend(
         Who does the work, in tasks that do not depend on each other; this process if left out. Sums are added in the
         order of the tasks, so that the result does not depend on who did which.
     """
-    others = others or in_turn
+    others = others or by_threads
     n = len(reader)
     poses, new, left = None, np.ones(n), np.ones(n, dtype=bool)
     if known is not None:
@@ -309,9 +310,10 @@ def extend(
     )
 
 
-def in_turn(reader: RingReader, memory: AverageMemory, tasks: Iterable[Task]) -> Iterator[Found]:
-    """Poses and sums of some particles after others, by this process."""
-    return (align_others(reader.read(rows), memory, weight) for rows, weight in tasks)
+def by_threads(reader: RingReader, memory: AverageMemory, tasks: Iterable[Task]) -> Iterator[Found]:
+    """Poses and sums of some particles after others, by threads of this process."""
+    _ = reader.transform, reader.transfers  # made once, rather than by every thread
+    return threads.mapped(lambda task: align_others(reader.read(task[0]), memory, task[1]), tasks)
 
 
 def _limits(reader: RingReader, model: Model) -> Limits:

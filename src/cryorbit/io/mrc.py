@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -136,7 +137,7 @@ def read_image(path: Path) -> NDArray[np.float64]:
 
 
 class ImageStack:
-    """Particle images spread over many files, read in any order as float32.
+    """Particle images spread over many files, read in any order as float32, by one thread at a time.
 
     Parameters
     ----------
@@ -154,6 +155,7 @@ class ImageStack:
     def __init__(self, locations: ImageLocations, max_open_files: int = MAX_OPEN_FILES) -> None:
         self._locations = locations
         self._max_open_files = max_open_files
+        self._one_reads = Lock()
         self._open: OrderedDict[int, int] = OrderedDict()
         self._headers: dict[int, StackHeader] = {}
         self._decompressed: OrderedDict[int, bytes] = OrderedDict()
@@ -164,7 +166,12 @@ class ImageStack:
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: where the images are, not the files that are open here."""
-        return self.__dict__ | {"_open": OrderedDict(), "_decompressed": OrderedDict()}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_one_reads"}
+        return kept | {"_open": OrderedDict(), "_decompressed": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._one_reads = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -230,7 +237,8 @@ class ImageStack:
         breaks = (np.diff(stack[order]) != 0) | (np.diff(index[order]) != 1)
         for run in np.split(order, np.flatnonzero(breaks) + 1):
             if len(run):
-                images[run] = self._read_run(int(stack[run[0]]), int(index[run[0]]), len(run))
+                with self._one_reads:  # another may close the file, for there are too many
+                    images[run] = self._read_run(int(stack[run[0]]), int(index[run[0]]), len(run))
         return images
 
     def middles(self, pixels: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

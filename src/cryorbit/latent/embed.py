@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryorbit import threads
 from cryorbit.conventions import FloatArray
 from cryorbit.io.runs import atomic_path, write_arrays
 from cryorbit.model.vaegan import Autoencoder
@@ -167,16 +168,18 @@ def embed(
     return Embedding(mean, log_variance, collected(), orbit_log_variance)
 
 
-@torch.no_grad()
 def posteriors_of(
     autoencoder: Autoencoder, cache: ParticleCache, start: int, stop: int, n_turns: int = N_TURNS
 ) -> Iterator[Posteriors]:
-    """Posteriors of the particles from ``start`` to before ``stop``, a batch at a time."""
+    """Posteriors of the particles from ``start`` to before ``stop``, a batch at a time; by threads."""
     device = next(autoencoder.parameters()).device
-    for first in range(start, stop, BATCH):
+
+    def of(first: int) -> Posteriors:
         images = cache.read(np.arange(first, min(first + BATCH, stop), dtype=np.int64)).to(device)
         means, log_variances = embed_batch(autoencoder, images, n_turns)
-        yield means.cpu().numpy(), log_variances.cpu().numpy()
+        return means.cpu().numpy(), log_variances.cpu().numpy()
+
+    return threads.mapped(of, range(start, stop, BATCH))
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""Threads that share the work of a stage: one reads while another computes, and results keep the order of the tasks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# More threads than this wait for each other in Python; what cores are left serve within torch's operations.
+MOST_THREADS = 8
+# Results that wait for an earlier one, for each thread.
+AHEAD = 1
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch's operations use so many threads each, in this thread and in those that it starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def mapped(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None = None) -> Iterator[Result]:
+    """Results of ``work`` in the order of the tasks, of which only some are under way at a time.
+
+    Parameters
+    ----------
+    work
+        Does one task; called from several threads at once.
+    tasks
+        What to do.
+    threads
+        How many; as many as torch would use within an operation if left out, which then share the cores.
+
+    Raises
+    ------
+    Exception
+        What a task raised, when its turn comes; no further ones are begun.
+    """
+    cores = torch.get_num_threads()
+    count = threads or min(cores, MOST_THREADS)
+    under_way: deque[Future[Result]] = deque()
+    with torch_threads(max(1, cores // count)), ThreadPoolExecutor(count, "cryorbit") as pool:
+        try:
+            for task in tasks:
+                if len(under_way) == (1 + AHEAD) * count:
+                    yield under_way.popleft().result()
+                under_way.append(pool.submit(work, task))
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
