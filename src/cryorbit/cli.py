@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from cryorbit.commands import files, runs, simulated
 from cryorbit.commands.shared import app
 from cryorbit.errors import CryorbitError
+from cryorbit.machine import share_cores
 
 # Typer carries its own copy of click from 0.26 on, and used the package before.
 click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
@@ -57,13 +57,10 @@ def main() -> None:
 
 def _main() -> None:
     debug = "--debug" in sys.argv[1:]
-    # Threads of one small step wait for the slowest of them: on a shared machine with a core too few, training slows
-    # tenfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     # A batch queue's polite request to stop is an interrupt like the user's own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        share_cores()
         code = app(standalone_mode=False) or 0
     except CryorbitError as error:
         if debug:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from cryorbit.errors import ConfigurationError, CryorbitError
 from cryorbit.io.runs import make_folder, write_text
-from cryorbit.machine import cores
+from cryorbit.machine import cores, limit_threads
 
 # Ray writes no token into the home folder, reports to nobody, prints no tables, logs no second copy of the metrics,
 # and leaves the interrupt to us.
@@ -100,7 +99,7 @@ def _do(work: str, common: list[Any], threads: int, task: tuple[Any, ...]) -> An
     """One task, by a process that makes the function when it first needs it."""
     if work not in _made:
         make, shared = ray.get(common[0])
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         _made.clear()
         _made[work] = make(*shared)
     return _made[work](*task)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryorbit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+# How many threads a process may use; a user may set it, and whoever shares out the cores of a machine does.
+THREADS = "CRYORBIT_THREADS"
+# Microseconds of all cores in each period (control groups of Linux, version 2).
+CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
 # Numbers of the GNU C library's mallopt, and the values it starts with.
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
@@ -27,13 +36,54 @@ LARGEST_TRIM, LARGEST_MMAP = (1 << 31) - 1, 1 << 30
 
 def device_for(accelerator: str) -> torch.device:
     """The GPU where there is one and the configuration does not ask for the CPU."""
+    import torch  # slow, and the command line wants to know of the cores before it
+
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    """Cores that this process may use, by its affinity and by what its container is given."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    most = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = CONTAINER_CORES.read_text(encoding="ascii").split()  # "max" where there is no quota
+        return max(1, min(most, math.ceil(int(quota) / int(period))))
+    return most
+
+
+def share_cores() -> None:
+    """All cores for threads that do not wait for each other, one fewer within an operation, unless the user says.
+
+    Threads of one small step wait for the slowest of them: on a shared machine with a core too few, training slows
+    tenfold. To be called before torch is imported.
+
+    Raises
+    ------
+    ConfigurationError
+        If the user does not give a number.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    within = os.environ.get("OMP_NUM_THREADS", "")
+    said = os.environ.setdefault(THREADS, within if within.isdecimal() else str(cores()))
+    if not said.isdecimal() or int(said) == 0:
+        raise ConfigurationError(f"The environment variable {THREADS} is {said!r}; expected a number of threads.")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(said) - 1)))
+
+
+def allowed_threads() -> int:
+    """Threads that this process may use: as many as ``CRYORBIT_THREADS`` says, or as torch would by itself."""
+    import torch
+
+    said = os.environ.get(THREADS, "")
+    return max(1, int(said)) if said.isdecimal() else torch.get_num_threads()
+
+
+def limit_threads(count: int) -> None:
+    """Let this process use no more threads than this."""
+    import torch
+
+    os.environ[THREADS] = str(count)
+    torch.set_num_threads(count)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from cryorbit.config import RunConfig
 from cryorbit.errors import RunFolderError
 from cryorbit.io import particles_suffix, read_particles, written_particles
 from cryorbit.io.runs import is_finished, run_identity, write_text
 from cryorbit.io.star import write_star
+from cryorbit.machine import limit_threads
 from cryorbit.manifest import new_manifest
 from cryorbit.pipeline import run
 from cryorbit.progress import Lines
@@ -102,7 +102,7 @@ def run_as_job(
     aborted = (folder / ABORT_NOW).exists() and not any((folder / end).exists() for end in ENDS)
     for marker in (*ENDS, ABORT_NOW):
         (folder / marker).unlink(missing_ok=True)
-    torch.set_num_threads(threads)
+    limit_threads(threads)
     try:
         if aborted:
             raise KeyboardInterrupt

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from cryorbit.machine import allowed_threads
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -40,17 +42,17 @@ def mapped(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int |
     tasks
         What to do.
     threads
-        How many; as many as torch would use within an operation if left out, which then share the cores.
+        How many; as many as are allowed if left out. Those that are allowed beyond serve within torch's operations.
 
     Raises
     ------
     Exception
         What a task raised, when its turn comes; no further ones are begun.
     """
-    cores = torch.get_num_threads()
-    count = threads or min(cores, MOST_THREADS)
+    most = allowed_threads()
+    count = threads or min(most, MOST_THREADS)
     under_way: deque[Future[Result]] = deque()
-    with torch_threads(max(1, cores // count)), ThreadPoolExecutor(count, "cryorbit") as pool:
+    with torch_threads(max(1, most // count)), ThreadPoolExecutor(count, "cryorbit") as pool:
         try:
             for task in tasks:
                 if len(under_way) == (1 + AHEAD) * count:

@@ -16,7 +16,6 @@ from typing import IO, Any
 import hyperopt  # noqa: F401  (Ray's searcher would miss it only when it is used)
 import numpy as np
 import ray
-import torch
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -24,6 +23,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from cryorbit.cluster import connected
 from cryorbit.errors import TrainingDivergedError
+from cryorbit.machine import limit_threads
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.training.objective import EpochValue, trial_curve
 from cryorbit.training.trials import DIVERGED, FAILED, FINISHED, RUNNING, STOPPED, Trial, TrialRecords, read_trial
@@ -54,7 +54,7 @@ class _Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin a trial, or go on with it."""
-        torch.set_num_threads(config["threads"])
+        limit_threads(config["threads"])
         folder = Path(config["folder"])
         self._lock = _wait_for(folder)
         trial = read_trial(folder)
