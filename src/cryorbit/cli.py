@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from cryorbit.commands import files, runs, simulated
 from cryorbit.commands.shared import app
 from cryorbit.errors import CryorbitError
-from cryorbit.machine import share_cores
+from cryorbit.machine import STARTED_BY_TORCHRUN, share_cores
 
 # Typer carries its own copy of click from 0.26 on, and used the package before.
 click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
@@ -43,6 +44,24 @@ def _program(
     pass
 
 
+def _as_the_only_one() -> int:
+    return app(standalone_mode=False) or 0
+
+
+def _as_one_of_many() -> int:
+    """The first of the processes that ``torchrun`` starts does everything; the others help it to train."""
+    from cryorbit.training.team import Team
+    from cryorbit.training.together import dismiss, follow
+
+    if not Team.of_environment().leads:
+        follow()
+        return 0
+    code = _as_the_only_one()
+    if code == 0:  # otherwise torchrun ends them
+        dismiss()
+    return code
+
+
 def main() -> None:
     """Run the command line; a user's mistake gets its sentence and exit code 2."""
     try:
@@ -61,7 +80,7 @@ def _main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         share_cores()
-        code = app(standalone_mode=False) or 0
+        code = _as_one_of_many() if STARTED_BY_TORCHRUN in os.environ else _as_the_only_one()
     except CryorbitError as error:
         if debug:
             raise

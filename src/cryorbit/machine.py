@@ -18,6 +18,7 @@ from cryorbit.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
+STARTED_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 # How many threads a process may use; a user may set it, and whoever shares out the cores of a machine does.
 THREADS = "CRYORBIT_THREADS"
 # Microseconds of all cores in each period (control groups of Linux, version 2).
@@ -63,6 +64,8 @@ def share_cores() -> None:
         If the user does not give a number.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if STARTED_BY_TORCHRUN in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]  # it sets this where the user does not, and only one process has much to do
     within = os.environ.get("OMP_NUM_THREADS", "")
     said = os.environ.setdefault(THREADS, within if within.isdecimal() else str(cores()))
     if not said.isdecimal() or int(said) == 0:

@@ -50,7 +50,6 @@ from cryorbit.training.checkpoint import BEST, load_autoencoder, save_checkpoint
 
 if TYPE_CHECKING:
     from cryorbit.training.aligned import AlignedSet
-    from cryorbit.training.guidance import Guide
 
 STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report")
 # A guided training learns from the alignment; else the alignment starts from the latent space.
@@ -166,7 +165,9 @@ class Job:
 
     def train(self) -> dict[str, Any]:
         """Train the VAE-GAN."""
-        from cryorbit.training.loop import train  # slow to import, and alignment does without
+        from cryorbit.training.guidance import Guide  # slow to import, and alignment does without
+        from cryorbit.training.loop import train
+        from cryorbit.training.together import call
 
         def report(epoch: int, epochs: int, terms: Mapping[str, float]) -> None:
             named = ("reconstruction", "kl", "adversarial", "cone", "pose")
@@ -179,11 +180,11 @@ class Job:
 
         if self.remembered is not None:
             return self._train_as_before(self.remembered)
-        guide = self._guide()
-        result = train(
-            self.cache, self.config, self.folder.file("checkpoint", BEST).parent,
-            self.folder.path / "metrics.jsonl", report, guide,
-        )  # fmt: skip
+        cache, config, checkpoints = self.cache, self.config, self.folder.file("checkpoint", BEST).parent
+        aligned = self.aligned_set() if is_guided(config) else None
+        guide = Guide.of(cache, aligned, config.seed) if aligned is not None else None
+        team = call(cache, checkpoints, config, aligned)
+        result = train(cache, config, checkpoints, self.folder.path / METRICS, report, guide, team)
         for warning in result.warnings:
             self.warn(warning)
         self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
@@ -210,13 +211,6 @@ class Job:
             save_told(self.folder.file("checkpoint", TOLD), poses.psi_deg, poses.defocus_um)
         stage = before.manifest["stages"]["train"]
         return {name: stage[name] for name in ("epochs", "best_epoch")}
-
-    def _guide(self) -> Guide | None:
-        """What the training is told; None where the alignment knows no angle, or is not asked."""
-        from cryorbit.training.guidance import Guide
-
-        aligned = self.aligned_set() if is_guided(self.config) else None
-        return Guide.of(self.cache, aligned, self.config.seed) if aligned is not None else None
 
     def aligned_set(self) -> AlignedSet | None:
         """What the alignment leaves for a training; None where it knows no angle."""

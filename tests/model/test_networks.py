@@ -132,5 +132,5 @@ def test_fitted_noise_variance_finds_the_noise():
     output = autoencoder(torch.randn(16, 64, 64))
     exact = output._replace(drawn=Reconstruction(output.target * 0, torch.zeros_like(output.target)))
     for _ in range(400):
-        autoencoder.update_noise_variance(exact)
+        autoencoder.update_noise_variance(autoencoder.residual_variance(exact))
     assert np.isclose(float(autoencoder.noise_variance), 1.0, atol=0.06)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryorbit.model.batch_norm import BatchNorm2d
 from cryorbit.model.encoder import LEAK, channel_ladder
 
 BATCH_NORM_EPS = 1e-3
@@ -32,12 +33,12 @@ class Reconstruction(NamedTuple):
 
 
 def upsampling_block(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Nearest upsampling by 2, replication padding, 3 x 3 convolution, batch norm, leaky ReLU."""
+    """Nearest upsampling by 2, replication padding, 3 x 3 convolution, batch norm (which needs no bias), leaky ReLU."""
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="nearest"),
         nn.ReplicationPad2d(1),
-        nn.Conv2d(channels_in, channels_out, kernel_size=3),
-        nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS),
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, bias=False),
+        BatchNorm2d(channels_out, eps=BATCH_NORM_EPS),
         nn.LeakyReLU(LEAK),
     )
 

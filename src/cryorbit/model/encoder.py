@@ -8,6 +8,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cryorbit.model.batch_norm import BatchNorm2d
+
 LEAK = 0.2
 # A posterior is hardly wider than the prior: from further out the decoder draws images so wrong that a single one can
 # throw the training of a noise-free set back (decision 0013).
@@ -20,10 +22,10 @@ def channel_ladder(base_width: int, n_blocks: int) -> list[int]:
 
 
 def downsampling_block(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Convolution of kernel 4 and stride 2, batch norm, leaky ReLU: half the width and height."""
+    """Convolution of kernel 4 and stride 2, batch norm (which needs no bias), leaky ReLU: half the width and height."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1),
-        nn.BatchNorm2d(channels_out),
+        nn.Conv2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1, bias=False),
+        BatchNorm2d(channels_out),
         nn.LeakyReLU(LEAK),
     )
 

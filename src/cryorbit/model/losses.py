@@ -115,7 +115,10 @@ def cone(latent: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
 
 
 def pose_surprise(
-    posterior: LatentPosterior, target: Float[Tensor, "batch 3"], weight: Float[Tensor, " batch"]
+    posterior: LatentPosterior,
+    target: Float[Tensor, "batch 3"],
+    weight: Float[Tensor, " batch"],
+    whole: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """How unlikely the posterior finds the place on the cone where an image belongs, ``-log q(z | x)``.
 
@@ -130,6 +133,8 @@ def pose_surprise(
         Of :meth:`cryorbit.model.cone.Cone.points`.
     weight
         Of each image, 0 to 1.
+    whole
+        Sum of the weights that the average is over, where these images are a share of a batch.
 
     References
     ----------
@@ -137,10 +142,16 @@ def pose_surprise(
     """
     mean, log_variance = (values[:, :POSE_AXES].float() for values in posterior)
     surprise = 0.5 * ((mean - target).square() * torch.exp(-log_variance) + log_variance)
-    return (weight * surprise.sum(dim=1)).sum() / weight.sum().clamp(min=1.0)
+    return _weighted_mean(surprise.sum(dim=1), weight, whole)
 
 
-def pose_ignorance(posterior: LatentPosterior, weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+def _weighted_mean(values: Tensor, weight: Tensor, whole: Tensor | None) -> Float[Tensor, ""]:
+    return (weight * values).sum() / (weight.sum() if whole is None else whole).clamp(min=1.0)
+
+
+def pose_ignorance(
+    posterior: LatentPosterior, weight: Float[Tensor, " batch"], whole: Float[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """What the posterior pretends to know of an image that has no place on the cone: its divergence from N(0, I).
 
     Averaged over the images by their weight. Where such an image cannot be told from a particle, this hardly widens
@@ -150,11 +161,11 @@ def pose_ignorance(posterior: LatentPosterior, weight: Float[Tensor, " batch"]) 
     ----------
     posterior
         Of the images; its first three axes count.
-    weight
-        Of each image, 0 to 1.
+    weight, whole
+        As for :func:`pose_surprise`.
     """
     divergence = _kl_by_axis(LatentPosterior(*(values[:, :POSE_AXES].float() for values in posterior)))
-    return (weight * divergence.sum(dim=1)).sum() / weight.sum().clamp(min=1.0)
+    return _weighted_mean(divergence.sum(dim=1), weight, whole)
 
 
 def generator_adversarial(log_odds_fake: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

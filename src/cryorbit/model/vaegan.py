@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from cryorbit.model.projection import PrincipalImages, ProjectionDecoder, Projec
 from cryorbit.preprocessing.normalise import disc_mask, scale_to_unit_range
 
 Likelihood = Literal["bernoulli", "gaussian"]
+# Standard normal numbers of the shape of a tensor.
+Normal = Callable[[Tensor], Tensor]
 
 NOISE_VARIANCE_FLOOR = 0.01
 NOISE_VARIANCE_MOMENTUM = 0.02
@@ -85,7 +88,13 @@ class Autoencoder(nn.Module):
             return scale_to_unit_range(images).unsqueeze(1)
         return (images * self.mask).unsqueeze(1)
 
-    def forward(self, images: Float[Tensor, "batch h w"], sample: bool = True, told_axes: int = 0) -> AutoencoderOutput:
+    def forward(
+        self,
+        images: Float[Tensor, "batch h w"],
+        sample: bool = True,
+        told_axes: int = 0,
+        normal_like: Normal = torch.randn_like,
+    ) -> AutoencoderOutput:
         """Encode, sample the posterior (or take its mean) and decode.
 
         Parameters
@@ -97,12 +106,14 @@ class Autoencoder(nn.Module):
         told_axes
             Leading latent axes on which the decoder must take an image where it is: what it would rather have there
             does not reach the encoder. A guided training places images on them by what it is told.
+        normal_like
+            Where random numbers come from.
         """
         target = self.target(images)
         posterior = self.encoder(target)
         latent = posterior.mean
         if sample:
-            latent = latent + torch.randn_like(latent) * torch.exp(0.5 * posterior.log_variance)
+            latent = latent + normal_like(latent) * torch.exp(0.5 * posterior.log_variance)
         placed = torch.cat([latent[:, :told_axes].detach(), latent[:, told_axes:]], dim=1)
         return AutoencoderOutput(target, posterior, latent, self.decoder(placed))
 
@@ -111,16 +122,18 @@ class Autoencoder(nn.Module):
         posterior: LatentPosterior = self.encoder(self.target(images))
         return posterior
 
-    def sample_prior(self, n_images: int) -> Float[Tensor, "batch 1 h w"]:
+    def sample_prior(self, n_images: int, normal_like: Normal = torch.randn_like) -> Float[Tensor, "batch 1 h w"]:
         """Images as the model would generate them, from latent points of the prior N(0, I)."""
-        latent = torch.randn(n_images, self.latent_dim, device=self.mask.device)
-        return self.simulated_images(self.decoder(latent))
+        latent = normal_like(torch.empty(n_images, self.latent_dim, device=self.mask.device))
+        return self.simulated_images(self.decoder(latent), normal_like)
 
     def expected_images(self, drawn: Reconstruction) -> Float[Tensor, "batch 1 h w"]:
         """Noise-free images that the decoder means."""
         return torch.sigmoid(drawn.logits) if self.likelihood == "bernoulli" else drawn.logits * self.mask
 
-    def simulated_images(self, drawn: Reconstruction) -> Float[Tensor, "batch 1 h w"]:
+    def simulated_images(
+        self, drawn: Reconstruction, normal_like: Normal = torch.randn_like
+    ) -> Float[Tensor, "batch 1 h w"]:
         """Images as the likelihood would generate them, for the discriminator.
 
         Under the Gaussian likelihood this adds the fitted noise (equation 5): without it the noise alone
@@ -129,7 +142,7 @@ class Autoencoder(nn.Module):
         images = self.expected_images(drawn)
         if self.likelihood == "bernoulli":
             return images
-        return images + self.noise_variance.sqrt() * self.mask * torch.randn_like(images)
+        return images + self.noise_variance.sqrt() * self.mask * normal_like(images)
 
     def reconstruction_loss(self, output: AutoencoderOutput) -> Float[Tensor, ""]:
         """Negative log-likelihood of the images, summed over pixels, averaged over images."""
@@ -138,13 +151,16 @@ class Autoencoder(nn.Module):
         return gaussian_reconstruction(output.target, output.drawn, self.mask, self.noise_variance)
 
     @torch.no_grad()
-    def update_noise_variance(self, output: AutoencoderOutput) -> None:
-        """Move the fitted noise variance a little towards this batch's mean squared residual."""
-        if self.likelihood == "bernoulli":
-            return
+    def residual_variance(self, output: AutoencoderOutput) -> Float[Tensor, ""]:
+        """Mean squared residual in a pixel of these images, which the noise is thought to make."""
         residual = (output.target - output.drawn.logits).float() * torch.exp(-output.drawn.log_scale.float())
-        variance = (self.mask * residual.square()).sum() / (self.mask.sum() * len(residual))
-        self.noise_variance.lerp_(variance.clamp(min=NOISE_VARIANCE_FLOOR), NOISE_VARIANCE_MOMENTUM)
+        return (self.mask * residual.square()).sum() / (self.mask.sum() * len(residual))
+
+    @torch.no_grad()
+    def update_noise_variance(self, variance: Float[Tensor, ""]) -> None:
+        """Move the fitted noise variance a little towards that of a batch."""
+        if self.likelihood == "gaussian":
+            self.noise_variance.lerp_(variance.clamp(min=NOISE_VARIANCE_FLOOR), NOISE_VARIANCE_MOMENTUM)
 
 
 def build_networks(box_size: int, config: ModelConfig) -> tuple[Autoencoder, Discriminator]:

@@ -63,10 +63,12 @@ class Guide:
     ) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
         """Where images of the cache belong after further turns, and their weights."""
         psi_deg = torch.from_numpy(self.poses.psi_deg[rows]).float() + turned_deg.cpu()
-        defocus, weight = (
-            torch.from_numpy(values[rows]).float() for values in (self.poses.defocus_um, self.poses.weight)
-        )
-        return self.cone.points(torch.deg2rad(psi_deg), defocus), weight
+        defocus = torch.from_numpy(self.poses.defocus_um[rows]).float()
+        return self.cone.points(torch.deg2rad(psi_deg), defocus), self.weight_of(rows)
+
+    def weight_of(self, rows: NDArray[np.int64]) -> Float[Tensor, " batch"]:
+        """Weights of images of the cache."""
+        return torch.from_numpy(self.poses.weight[rows]).float()
 
     def draw(self, n_images: int) -> DrawnLesson:
         """Particles from the average, and where they belong, and junk, which belongs nowhere.

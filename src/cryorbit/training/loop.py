@@ -20,6 +20,7 @@ from cryorbit.training.checkpoint import BEST, LAST, load_checkpoint, network_st
 from cryorbit.training.guard import Guard, active_axes
 from cryorbit.training.guidance import Guide
 from cryorbit.training.metrics import append_record, drop_epochs_after, log_to_tensorboard, read_metrics
+from cryorbit.training.team import Team
 from cryorbit.training.trainer import Trainer
 
 PREVIEW_IMAGES = 6
@@ -56,6 +57,7 @@ def train(
     metrics: Path,
     report: EpochReport | None = None,
     guide: Guide | None = None,
+    team: Team | None = None,
 ) -> TrainingResult:
     """Train a VAE-GAN on cached particles, or go on with a training that was interrupted.
 
@@ -73,6 +75,9 @@ def train(
         Called after each epoch.
     guide
         Of a guided training; None leaves the pose term out.
+    team
+        Processes that train together, of which each calls this function; the lead alone writes. This one alone if
+        left out.
 
     Raises
     ------
@@ -80,7 +85,7 @@ def train(
         If the loss is no number any more.
     """
     make_folder(folder)
-    trainer = Trainer(cache, config, folder, guide)
+    trainer = Trainer(cache, config, folder, guide, team)
     for record in _epochs(trainer, metrics):
         if report is not None:
             numbers = {name: value for name, value in record.items() if isinstance(value, float)}
@@ -97,24 +102,33 @@ def train(
 
 
 def train_by_epochs(
-    cache: ParticleCache, config: RunConfig, folder: Path, metrics: Path, guide: Guide | None = None
+    cache: ParticleCache,
+    config: RunConfig,
+    folder: Path,
+    metrics: Path,
+    guide: Guide | None = None,
+    team: Team | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The same training an epoch at a time, for who decides in between whether to go on; gives each line of metrics."""
     make_folder(folder)
-    yield from _epochs(Trainer(cache, config, folder, guide), metrics)
+    yield from _epochs(Trainer(cache, config, folder, guide, team), metrics)
 
 
 def _epochs(trainer: Trainer, metrics: Path) -> Iterator[dict[str, Any]]:
     """Epochs from the last checkpoint to the end, each logged and saved before it is handed out."""
     trainer.resume()
-    drop_epochs_after(metrics, trainer.progress.epoch)
+    leads = trainer.team.leads
+    if leads:
+        drop_epochs_after(metrics, trainer.progress.epoch)
     guard = Guard()
     while not trainer.progress.finished:
-        record = _one_epoch(trainer, guard)
-        append_record(metrics, record)
-        if trainer.config.training.tensorboard:
-            log_to_tensorboard(metrics.with_name("tensorboard"), record)
-        save_checkpoint(trainer.folder / LAST, trainer.state())
+        with trainer.team.cores_shared():
+            record = _one_epoch(trainer, guard)
+        if leads:
+            append_record(metrics, record)
+            if trainer.config.training.tensorboard:
+                log_to_tensorboard(metrics.with_name("tensorboard"), record)
+            save_checkpoint(trainer.folder / LAST, trainer.state())
         yield record
 
 
@@ -133,11 +147,12 @@ def _one_epoch(trainer: Trainer, guard: Guard) -> dict[str, Any]:
     progress.epoch += 1
     if validation_terms["total"] < progress.best_validation:
         progress.best_validation, progress.best_epoch = validation_terms["total"], progress.epoch
-        weights = network_state(trainer.raw_autoencoder, trainer.raw_discriminator, trainer.cache.box_size)
-        save_checkpoint(trainer.folder / BEST, weights)
+        if trainer.team.leads:
+            weights = network_state(trainer.raw_autoencoder, trainer.raw_discriminator, trainer.cache.box_size)
+            save_checkpoint(trainer.folder / BEST, weights)
     patience = trainer.config.training.patience
     progress.finished = progress.epoch >= trainer.epochs or progress.epoch - progress.best_epoch >= patience
-    if progress.epoch in PREVIEW_EPOCHS or progress.finished:
+    if trainer.team.leads and (progress.epoch in PREVIEW_EPOCHS or progress.finished):
         _save_preview(trainer)
     return {
         "epoch": progress.epoch,

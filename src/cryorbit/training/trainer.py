@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state
 from cryorbit.training.guidance import Guide
+from cryorbit.training.team import Share, Team
 
 # Fabric announces its precision on every start, which is no news to a user.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -90,18 +93,34 @@ def epochs_for(n_training: int, epochs: int, images_budget: int | None) -> int:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Training images, the rows they are of, and by how much they were turned."""
+    """Training images of this process, the rows they are of, by how much they were turned; and the whole batch."""
 
-    images: Float[Tensor, "batch h w"]
+    images: Float[Tensor, "share h w"]
     rows: NDArray[np.int64]
-    turned_deg: Float[Tensor, " batch"]
+    turned_deg: Float[Tensor, " share"]
+    share: Share
+    all_rows: NDArray[np.int64]
+
+
+def _fabric(team: Team, accelerator: str, precision: Any) -> Fabric:
+    """One device for this process, and the means to add up gradients with others."""
+    if team.size == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric = Fabric(
+        accelerator=accelerator, devices=team.local_size, num_nodes=team.size // team.local_size, precision=precision,
+        strategy=DDPStrategy(broadcast_buffers=False),  # they are the same everywhere
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
 
 
 class Trainer:
     """State of one training: networks, optimisers, progress."""
 
-    def __init__(self, cache: ParticleCache, config: RunConfig, folder: Path, guide: Guide | None) -> None:
-        self.cache, self.config, self.folder = cache, config, folder
+    def __init__(
+        self, cache: ParticleCache, config: RunConfig, folder: Path, guide: Guide | None, team: Team | None = None
+    ) -> None:
+        self.cache, self.config, self.folder, self.team = cache, config, folder, team or Team()
         self.guide = guide if config.model.lambda_pose > 0 else None
         settings = config.training
         self.training_rows, self.validation_rows = split_rows(
@@ -111,29 +130,31 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(self.training_rows) / settings.batch_size)
         model = config.model
         self.weights = LossWeights(model.lambda_reg, model.lambda_GAN, model.lambda_cone, model.lambda_pose)
-        self.fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=1,
-            precision=choose_precision(settings.precision, settings.accelerator),
-        )
+        precision = choose_precision(settings.precision, settings.accelerator)
+        self.fabric = _fabric(self.team, settings.accelerator, precision)
         torch.manual_seed(config.seed)
         self.raw_autoencoder, self.raw_discriminator = build_networks(cache.box_size, config.model)
         self._set_principal_images()
         for network in (self.raw_autoencoder, self.raw_discriminator):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.autoencoder, self.generator_optimiser = self.fabric.setup(
-            self.raw_autoencoder, self._adam(self.raw_autoencoder)
-        )
-        self.discriminator, self.discriminator_optimiser = self.fabric.setup(
-            self.raw_discriminator, self._adam(self.raw_discriminator)
-        )
+        self.autoencoder, self.generator_optimiser = self._set_up(self.raw_autoencoder)
+        self.discriminator, self.discriminator_optimiser = self._set_up(self.raw_discriminator)
         for method in ("sample_prior", "encode"):
             self.autoencoder.mark_forward_method(method)
         self.progress = Progress()
 
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+    def _set_up(self, network: nn.Module) -> Any:
+        """A network on its device, the same one in all processes, and its optimiser."""
         settings = self.config.training
-        return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+        adam = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+        with warnings.catch_warnings():
+            # The other name for the same is not known to older versions of torch.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*is deprecated")
+            prepared = self.fabric.setup(network, adam)
+        if self.team.size > 1:
+            for buffer in network.buffers():
+                buffer.copy_(self.fabric.broadcast(buffer))
+        return prepared
 
     @torch.no_grad()
     def _set_principal_images(self) -> None:
@@ -152,7 +173,8 @@ class Trainer:
             noise_variance = sampler.noise_variance
         else:
             draw = np.random.default_rng(self.config.seed)
-            images = turn_at_random(self.cache.read(draw.choice(self.training_rows, PRINCIPAL_SAMPLE))).images
+            images = self.cache.read(draw.choice(self.training_rows, PRINCIPAL_SAMPLE))
+            images = rotate(images, random_turns_deg(len(images), images.device))
             noisy = images
         principal.fit(self.raw_autoencoder.target(images), noise_variance)
         rings.fit(self.raw_autoencoder.target(noisy))
@@ -197,12 +219,15 @@ class Trainer:
         draw = np.random.default_rng((self.config.seed, epoch))
         order = self.training_rows[draw.permutation(len(self.training_rows))]
         for start in range(0, len(order), self.config.training.batch_size):
-            rows = order[start : start + self.config.training.batch_size]
+            all_rows = order[start : start + self.config.training.batch_size]
+            share = self.team.share(len(all_rows))
+            rows = share.of(all_rows)
             images = self.fabric.to_device(self.cache.read(rows))
             turned_deg = torch.zeros(len(rows), device=images.device)
             if self.config.training.turn_images:
-                images, turned_deg = turn_at_random(images)
-            yield _Batch(images, rows, turned_deg)
+                turned_deg = share.of(random_turns_deg(share.total, images.device))
+                images = rotate(images, turned_deg)
+            yield _Batch(images, rows, turned_deg, share, all_rows)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; returns the mean of each term of the loss."""
@@ -218,11 +243,19 @@ class Trainer:
             output, terms = self.generator_step(batch)
             values = terms.as_floats()
             if self.weights.adversarial > 0:
-                values["discriminator"] = self.discriminator_step(output, step)
+                values["discriminator"] = self.discriminator_step(output, batch.share, step)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value
-            self.progress.images_seen += len(batch.rows)
-        return {name: value / self.steps_per_epoch for name, value in totals.items()}
+            self.progress.images_seen += batch.share.total
+        sums = self._mean_over_team(torch.tensor(list(totals.values()), dtype=torch.float64))
+        return {name: value / self.steps_per_epoch for name, value in zip(totals, sums.tolist(), strict=True)}
+
+    def _mean_over_team(self, values: Tensor) -> Tensor:
+        """Mean of numbers over all processes."""
+        if self.team.size == 1:
+            return values
+        mean: Tensor = self.fabric.all_reduce(self.fabric.to_device(values), reduce_op="mean")  # type: ignore[assignment]
+        return mean
 
     @property
     def told_axes(self) -> int:
@@ -230,50 +263,62 @@ class Trainer:
         return POSE_AXES if self.guide is not None else 0
 
     def pose_loss(self, output: AutoencoderOutput, batch: _Batch, drawn: bool) -> Float[Tensor, ""]:
-        """The pose term, of a batch and, if asked for, of images drawn along with it."""
+        """The pose term, of a batch and, if asked for, of images drawn along with it; a share of the whole batch's."""
         if self.guide is None:
             return output.latent.new_zeros(())
+        total, every = batch.share.total, batch.share.every
         target, weight = map(self.fabric.to_device, self.guide.points(batch.rows, batch.turned_deg))
-        loss = losses.pose_surprise(output.posterior, target, weight)
-        n_drawn = round(self.config.training.drawn_per_image * len(batch.rows)) if drawn else 0
+        whole = self.fabric.to_device(self.guide.weight_of(batch.all_rows).sum())
+        loss = every * losses.pose_surprise(output.posterior, target, weight, whole)
+        n_drawn = round(self.config.training.drawn_per_image * total) if drawn else 0
         if n_drawn == 0:
             return loss
-        images, target, is_particle = map(self.fabric.to_device, self.guide.draw(n_drawn))
+        lesson, share = self.guide.draw(n_drawn), self.team.share(n_drawn)
+        images, target, is_particle = (self.fabric.to_device(share.of(values)) for values in lesson)
+        particles = self.fabric.to_device(lesson.is_particle.sum())
         posterior = self.autoencoder.encode(images)
-        surprise = losses.pose_surprise(posterior, target, is_particle)
-        ignorance = IGNORANCE * losses.pose_ignorance(posterior, 1.0 - is_particle)
-        of_drawn = is_particle.mean() * surprise + (1.0 - is_particle.mean()) * ignorance
-        return (len(batch.rows) * loss + n_drawn * of_drawn) / (len(batch.rows) + n_drawn)
+        surprise = losses.pose_surprise(posterior, target, is_particle, particles)
+        ignorance = IGNORANCE * losses.pose_ignorance(posterior, 1.0 - is_particle, n_drawn - particles)
+        of_drawn = share.every * (particles * surprise + (n_drawn - particles) * ignorance)
+        return (total * loss + of_drawn) / (total + n_drawn)
 
-    def loss_terms(self, output: AutoencoderOutput, pose: Float[Tensor, ""]) -> LossTerms:
-        """All terms of the encoder's and decoder's loss."""
+    def loss_terms(self, output: AutoencoderOutput, pose: Float[Tensor, ""], share: Share) -> LossTerms:
+        """All terms of the encoder's and decoder's loss; their mean over all processes is that of the whole batch."""
         zero = output.latent.new_zeros(())
         adversarial, cone = zero, zero
         if self.weights.adversarial > 0:
-            drawn = self.raw_autoencoder.simulated_images(output.drawn)
-            adversarial = losses.generator_adversarial(self.discriminator(drawn))
+            drawn = self.raw_autoencoder.simulated_images(output.drawn, share.normal_like)
+            adversarial = losses.generator_adversarial(self._judged(drawn))
         if self.weights.cone > 0:
             cone = losses.cone(output.latent)
         return losses.total_loss(
-            self.raw_autoencoder.reconstruction_loss(output),
-            losses.kl_to_standard_normal(output.posterior),
-            adversarial,
-            cone,
+            share.factor * self.raw_autoencoder.reconstruction_loss(output),
+            share.factor * losses.kl_to_standard_normal(output.posterior),
+            share.factor * adversarial,
+            share.factor * cone,
             pose,
             self.weights,
         )
 
+    def _judged(self, images: Float[Tensor, "share 1 h w"]) -> Float[Tensor, " share"]:
+        """What the discriminator says, of which it is not to learn: no gradients of its are added up."""
+        with self.fabric.autocast():
+            odds: Tensor = self.raw_discriminator(images)
+        return odds.float()
+
     def generator_step(self, batch: _Batch) -> tuple[AutoencoderOutput, LossTerms]:
         """One step of encoder and decoder."""
         self.raw_discriminator.requires_grad_(False)
-        output = self.autoencoder(batch.images, told_axes=self.told_axes)
-        terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=True))
+        share = batch.share
+        output = self.autoencoder(batch.images, told_axes=self.told_axes, normal_like=share.normal_like)
+        terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=True), share)
         self.generator_optimiser.zero_grad()
         self.fabric.backward(terms.total)
         self._hold_back()
         self.generator_optimiser.step()
         self.raw_discriminator.requires_grad_(True)
-        self.raw_autoencoder.update_noise_variance(output)
+        variance = share.factor * self.raw_autoencoder.residual_variance(output)
+        self.raw_autoencoder.update_noise_variance(self._mean_over_team(variance))
         return output, terms
 
     def _hold_back(self) -> None:
@@ -288,28 +333,27 @@ class Trainer:
             norm = min(norm, limit)
             self.progress.gradient_norm = usual + GRADIENT_MOMENTUM * (norm - usual) if usual else norm
 
-    def discriminator_step(self, output: AutoencoderOutput, step: int) -> float:
+    def discriminator_step(self, output: AutoencoderOutput, share: Share, step: int) -> float:
         """One step of the discriminator on real images and samples of the prior, unless it is too far ahead."""
         floor = self.config.training.discriminator_floor
         ahead = self.progress.discriminator_loss < floor
         if ahead and step % DISCRIMINATOR_PROBE:
             return self.progress.discriminator_loss
         with torch.no_grad():
-            fake = self.autoencoder.sample_prior(len(output.target))
+            fake = self.autoencoder.sample_prior(share.count, share.normal_like)
         real_odds, fake_odds = self.discriminator(output.target), self.discriminator(fake)
-        loss = losses.discriminator_adversarial(real_odds, fake_odds)
-        self.progress.discriminator_loss += DISCRIMINATOR_MOMENTUM * (
-            float(loss.detach()) - self.progress.discriminator_loss
-        )
+        loss = share.factor * losses.discriminator_adversarial(real_odds, fake_odds)
+        of_batch = float(self._mean_over_team(loss.detach()))
+        self.progress.discriminator_loss += DISCRIMINATOR_MOMENTUM * (of_batch - self.progress.discriminator_loss)
         if self.progress.discriminator_loss >= floor:
             self.discriminator_optimiser.zero_grad()
             self.fabric.backward(loss)
             self.discriminator_optimiser.step()
-        return float(loss.detach())
+        return of_batch
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """Terms of the loss on the held-out images at the posterior mean, and those means."""
+        """Terms of the loss on the held-out images at the posterior mean, and those means; by each process alone."""
         self.autoencoder.eval()
         self.discriminator.eval()
         totals: dict[str, float] = {}
@@ -324,10 +368,10 @@ class Trainer:
                 turned_deg = _golden_turns_deg(start, len(images)).to(images.device)
                 images = rotate(images, turned_deg)
             output = self.autoencoder(images, sample=False)
-            pose = self.pose_loss(output, _Batch(images, rows, turned_deg), drawn=False)
-            share = len(images) / len(self.validation_rows)
-            for name, value in self.loss_terms(output, pose).as_floats().items():
-                totals[name] = totals.get(name, 0.0) + share * value
+            batch = _Batch(images, rows, turned_deg, Share(len(rows)), rows)
+            terms = self.loss_terms(output, self.pose_loss(output, batch, drawn=False), batch.share)
+            for name, value in terms.as_floats().items():
+                totals[name] = totals.get(name, 0.0) + value * len(images) / len(self.validation_rows)
             means.append(output.posterior.mean.double().cpu().numpy())
         return totals, np.concatenate(means)
 
@@ -341,14 +385,6 @@ def _golden_turns_deg(first: int, count: int) -> Float[Tensor, " count"]:
     return 360.0 * (torch.arange(first, first + count) * 0.5 * (math.sqrt(5.0) - 1.0)).remainder(1.0)
 
 
-class TurnedImages(NamedTuple):
-    """Images, and the turns in degrees that they were given."""
-
-    images: Float[Tensor, "batch h w"]
-    turned_deg: Float[Tensor, " batch"]
-
-
-def turn_at_random(images: Float[Tensor, "batch h w"]) -> TurnedImages:
-    """Every image under an in-plane turn of its own, uniform on the circle."""
-    turned_deg = 360.0 * torch.rand(len(images), device=images.device)
-    return TurnedImages(rotate(images, turned_deg), turned_deg)
+def random_turns_deg(count: int, device: torch.device) -> Float[Tensor, " count"]:
+    """In-plane turns uniform on the circle."""
+    return 360.0 * torch.rand(count, device=device)
