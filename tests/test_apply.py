@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cryorbit import conventions, read_particles, run, write_particles
+from cryorbit.applied import apply
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.estimation.evaluation import align_angles
-from cryorbit.pipeline import apply, rerun
+from cryorbit.pipeline import rerun
 from cryorbit.rows import Rows
 
 from .cli.test_cli import call

@@ -17,10 +17,11 @@ import torch
 
 from cryorbit import ImageStack, read_particles, run, write_particles
 from cryorbit.aligned import told_marks
+from cryorbit.applied import apply
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.fingerprints import image_marks
 from cryorbit.particles import ImageLocations
-from cryorbit.pipeline import apply, rerun
+from cryorbit.pipeline import rerun
 from cryorbit.rows import Rows
 
 from .cli.test_cli import call

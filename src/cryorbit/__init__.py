@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cryorbit.applied import append, apply
     from cryorbit.config import RunConfig, make_config
     from cryorbit.errors import CryorbitError, ParticleDataError
     from cryorbit.estimation.evaluation import evaluate
@@ -30,6 +31,8 @@ _HOMES = {
     "ParticleTable": "cryorbit.particles",
     "RunConfig": "cryorbit.config",
     "RunResult": "cryorbit.pipeline",
+    "append": "cryorbit.applied",
+    "apply": "cryorbit.applied",
     "embed": "cryorbit.latent.embed",
     "evaluate": "cryorbit.estimation.evaluation",
     "find_outliers": "cryorbit.estimation.outliers",
@@ -52,6 +55,8 @@ __all__ = [
     "ParticleTable",
     "RunConfig",
     "RunResult",
+    "append",
+    "apply",
     "embed",
     "evaluate",
     "find_outliers",

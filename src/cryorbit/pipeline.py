@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cryorbit.manifest import input_hash, new_manifest, run_identity_of
 from cryorbit.particles import ParticleTable
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import check_outlier_method, resolve_prior
-from cryorbit.remembered import Remembered, check_model, copy_model
+from cryorbit.remembered import Remembered
 from cryorbit.rows import Rows, rows_from
 from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
 
@@ -124,89 +124,9 @@ def run(
     ]
     folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent, rows), overwrite, needed)
     try:
-        return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer, workers)
+        return run_job(folder, config, table, until, KnownTruth.of(truth, outlier_column), observer, workers)
     finally:
         folder.close()
-
-
-def apply(
-    model: str | Path,
-    out: str | Path,
-    particles: ParticleTable | str | Path | None = None,
-    *,
-    rows: Rows | None = None,
-    stack_root: str | Path | None = None,
-    until: str = "report",
-    overwrite: bool = False,
-    truth: str | Path | None = None,
-    outlier_column: str | None = None,
-    observer: Observer | None = None,
-    workers: Workers | None = None,
-) -> RunResult:
-    """Run on more particles with what an earlier run has learnt: no average is learnt again and no network trained.
-
-    Parameters
-    ----------
-    model
-        Folder of the earlier run, such as a preview.
-    particles
-        Of the same view and boxes. If left out, those of the earlier run's file of which its conditions hold, not the
-        random part alone. Those that the run was of, by their images, keep what it found for them.
-    rows
-        Which of these particles; all if left out.
-    stack_root
-        Folder that the file's image paths start from; where the earlier run found them, if left out.
-    out, until, overwrite, truth, outlier_column, observer, workers
-        As for :func:`run`.
-
-    Raises
-    ------
-    ParticleDataError, RunFolderError, ConfigurationError
-        For mistakes that the user can mend.
-    """
-    if workers is not None:
-        workers.check()
-    model = Path(model)
-    opened = RunFolder.reopen(model)
-    try:
-        before = opened.manifest
-        check_model(model, before)
-        rows = rows or Rows()
-        if isinstance(particles, ParticleTable):
-            table = rows.of(particles)
-        elif particles is not None:
-            table = rows.read(Path(particles), stack_root)
-        else:
-            rows, table = _rest_of(model, before["input"], rows, stack_root)
-        saved = merge(before["configuration"], {"preprocessing": {"invert": before["images"]["inverted"]}})
-        config, latent = make_config(saved["preset"], saved), bool(before.get("latent", True))
-        described = {"folder": str(model.resolve()), "identity": before["identity"]}
-        needed = [*table.source.all_files, *table.locations.used, model]
-        manifest = new_manifest(table, config, latent, rows, described)
-        folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
-        try:
-            copy_model(model, folder)
-            opened.close()  # from here on the earlier run may serve others, or go
-            return _run_job(folder, config, table, until, _Known.of(truth, outlier_column), observer, workers)
-        finally:
-            folder.close()
-    finally:
-        opened.close()
-
-
-def _rest_of(
-    model: Path, recorded: Mapping[str, Any], rows: Rows, stack_root: str | Path | None
-) -> tuple[Rows, ParticleTable]:
-    """All particles of the file of an earlier run, which may have been on a random part of them."""
-    path, again = Path(recorded["path"]), f"name the file: cryorbit apply {model} PARTICLES"
-    if not path.exists():
-        raise ParticleDataError(f"{path}: the file of the run in {model} is not there any more; {again}.")
-    # A preview of some classes serves those classes.
-    rows = replace(rows, select=(*rows_from(recorded.get("rows")).select, *rows.select))
-    table = rows.read(path, stack_root or recorded.get("stack_root"))
-    if input_hash(table.source.all_files) != recorded["sha256"]:
-        raise ParticleDataError(f"{path}: has changed since the run in {model}; if that is meant, {again}.")
-    return rows, table
 
 
 def rerun(
@@ -247,7 +167,7 @@ def rerun(
         config, table, last = _told_anew(opened, stage, estimation or {})
         left = set(opened.manifest["stages"])
         opened.save()
-        return _run_job(opened, config, table, last, _Known.of(truth, outlier_column), observer, workers)
+        return run_job(opened, config, table, last, KnownTruth.of(truth, outlier_column), observer, workers)
     except (ParticleDataError, ConfigurationError):
         from cryorbit.report.unfinished import remove_notice
 
@@ -313,14 +233,15 @@ def _table_of(folder: RunFolder, stage: str) -> ParticleTable:
 
 
 @dataclass(frozen=True)
-class _Known:
+class KnownTruth:
     """A file with the truth, and which of its rows are outliers."""
 
     path: Path
     outlier_column: str | None
 
     @classmethod
-    def of(cls, path: str | Path | None, outlier_column: str | None) -> _Known | None:
+    def of(cls, path: str | Path | None, outlier_column: str | None) -> KnownTruth | None:
+        """As the user gives it; None where there is none."""
         if path is None and outlier_column is not None:
             raise ConfigurationError(
                 f"--outlier-column {outlier_column}: of which file? Give --truth too; it may be the particle file."
@@ -328,32 +249,33 @@ class _Known:
         return None if path is None else cls(Path(path), outlier_column)
 
 
-def _run_job(
+def run_job(
     folder: RunFolder,
     config: RunConfig,
     table: ParticleTable,
     until: str,
-    known: _Known | None,
+    known: KnownTruth | None,
     observer: Observer | None,
     workers: Workers | None,
 ) -> RunResult:
+    """Run the stages of an open folder, up to one, and give what it then holds."""
     if until not in STAGES:
         raise CryorbitError(f"Unknown stage {until!r}: expected one of {', '.join(STAGES)}.")
     job = Job(folder, config, table, observer or Silent(), workers)
     # A page that was drawn with the truth is drawn with it again.
     before = folder.manifest.get("truth")
     if known is None and before is not None and Path(before).is_file():
-        known = _Known(Path(before), folder.manifest.get("outlier_column"))
+        known = KnownTruth(Path(before), folder.manifest.get("outlier_column"))
     if known is not None:
         job.truth = read_truth(known.path, table, known.outlier_column)
         if remark := outlier_remark(job.truth, known.outlier_column):
             job.observer.say(f"Warning: {remark}")
         folder.manifest |= {"truth": str(known.path.resolve()), "outlier_column": known.outlier_column}
     job.run(until)
-    return _result(folder.path)
+    return result_of(folder.path)
 
 
-def _result(folder: Path) -> RunResult:
+def result_of(folder: Path) -> RunResult:
     """What is in the folder now."""
     particles = estimates = None
     if (folder / "estimates.parquet").is_file():

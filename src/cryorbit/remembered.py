@@ -15,7 +15,7 @@ from cryorbit.aligned import IMAGE_MARK, POSES, TOLD_MARK, AverageTaken, load_po
 from cryorbit.alignment.orbit import Known
 from cryorbit.errors import RunFolderError
 from cryorbit.io.fingerprints import image_marks
-from cryorbit.io.runs import MANIFEST, RunFolder, read_table, write_bytes, write_table
+from cryorbit.io.runs import MANIFEST, RunFolder, read_table, run_identity, write_bytes, write_table
 from cryorbit.particles import ParticleTable
 from cryorbit.training.checkpoint import BEST, load_checkpoint
 
@@ -37,10 +37,13 @@ class Remembered:
         Where the copies lie.
     manifest
         The earlier run's.
+    source
+        Where that run was, and may still be.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    source: Path
 
     @classmethod
     def of(cls, run: RunFolder) -> Remembered | None:
@@ -55,7 +58,8 @@ class Remembered:
             return None
         folder = run.path / MODEL
         try:
-            return cls(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+            source = Path(run.manifest["input"]["model"]["folder"])
+            return cls(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")), source)
         except (OSError, ValueError) as error:
             raise RunFolderError(
                 f"{folder}: has lost what was taken from {run.manifest['input']['model']['folder']} ({error}); "
@@ -72,6 +76,16 @@ class Remembered:
         if not path.is_file():
             return np.full(len(particles), -1, dtype=np.int64)
         return _places(read_table(path)[IMAGE_MARK].to_numpy(), image_marks(particles))
+
+    def cached_rows(self, particles: ParticleTable) -> NDArray[np.int64] | None:
+        """Row of each of other particles in the earlier run's cache, shape (n,), -1 for new ones; None if it is gone.
+
+        What lies there is large, and is taken from where it is, or made again.
+        """
+        if run_identity(self.source) != self.manifest["identity"]:
+            return None
+        rows = self.rows_of(particles)  # its own particles first, then those that it knew from before
+        return np.where(rows < int(self.manifest["input"]["particles"]), rows, -1)
 
     def average(self, particles: ParticleTable) -> AverageTaken | None:
         """Its average, and its poses for those of the particles that are in it; None where it had none."""

@@ -28,7 +28,7 @@ from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import FILE_COLUMNS, RunFolder, has_report, read_table, write_bytes, write_table
 from cryorbit.io.star import IMAGE_NAME
-from cryorbit.latent.embed import ORBITS, Embedding, embed, load_embedding, save_points
+from cryorbit.latent.embed import ORBITS, Embedding, KnownPoints, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
 from cryorbit.machine import Workers, device_for, freed_memory_kept
@@ -36,6 +36,7 @@ from cryorbit.model.cone import Cone
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
     CacheInfo,
+    KnownImages,
     ParticleCache,
     build_cache,
     contrast_remarks,
@@ -44,7 +45,7 @@ from cryorbit.preprocessing.dataset import (
     prepare_images,
 )
 from cryorbit.progress import Observer
-from cryorbit.remembered import AVERAGE_STATE, METRICS, Remembered
+from cryorbit.remembered import AVERAGE_STATE, CHECKPOINT, METRICS, Remembered
 from cryorbit.thumbnails import pictures_of
 from cryorbit.training.checkpoint import BEST, load_autoencoder, save_checkpoint
 
@@ -56,6 +57,7 @@ STAGES = ("prepare", "train", "embed", "align", "outliers", "estimate", "report"
 GUIDED_STAGES = ("prepare", "align", "train", "embed", "outliers", "estimate", "report")
 # What only the latent space needs.
 LATENT_STAGES = ("prepare", "train", "embed")
+CACHE = "cache"
 # Beside the weights: what they were told. An alignment that is done again may turn its average another way.
 TOLD = "told.npz"
 TITLES = {
@@ -102,10 +104,18 @@ class Job:
         """What the run took from an earlier one; None where it began by itself."""
         return Remembered.of(self.folder)
 
+    @cached_property
+    def _known_images(self) -> KnownImages | None:
+        """Those of the images that an earlier run has standardised."""
+        if self.remembered is None:
+            return None
+        cache, rows = open_cache(self.remembered.source / CACHE), self.remembered.cached_rows(self.particles)
+        return None if cache is None or rows is None else KnownImages(cache, rows)
+
     @property
     def cache(self) -> ParticleCache:
         """The images; made again where they were deleted."""
-        path = self.folder.path / "cache"
+        path = self.folder.path / CACHE
         if self._cache is None:
             self._cache = open_cache(path)
         if self._cache is None:
@@ -117,7 +127,7 @@ class Job:
     def embedding(self) -> Embedding:
         """Latent points of all particles; made again where they were deleted."""
         if self._embedding is None:
-            self._embedding = load_embedding(self.folder.path / "cache")
+            self._embedding = load_embedding(self.folder.path / CACHE)
         if self._embedding is None:
             self.embed()
         return cast("Embedding", self._embedding)
@@ -142,11 +152,12 @@ class Job:
             cache = build_cache(
                 stack,
                 pixel_size,
-                self.folder.path / "cache",
+                self.folder.path / CACHE,
                 self.config.preprocessing,
                 self.particles.frame[IMAGE_NAME].to_numpy(),
                 2 ** max(self.config.model.n_blocks, self.config.model.discriminator_blocks),
                 self.observer.advance,
+                self._known_images,
             )
         self.folder.manifest["images"] = asdict(cache.info)
         self._say_contrast(cache.info)
@@ -180,7 +191,7 @@ class Job:
 
         if self.remembered is not None:
             return self._train_as_before(self.remembered)
-        cache, config, checkpoints = self.cache, self.config, self.folder.file("checkpoint", BEST).parent
+        cache, config, checkpoints = self.cache, self.config, self.folder.file(CHECKPOINT, BEST).parent
         aligned = self.aligned_set() if is_guided(config) else None
         guide = Guide.of(cache, aligned, config.seed) if aligned is not None else None
         team = call(cache, checkpoints, config, aligned)
@@ -189,7 +200,7 @@ class Job:
             self.warn(warning)
         self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
         if guide is not None:
-            save_told(self.folder.file("checkpoint", TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
+            save_told(self.folder.file(CHECKPOINT, TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _train_as_before(self, before: Remembered) -> dict[str, Any]:
@@ -203,12 +214,12 @@ class Job:
                 f"{self.particles.name}: its images, {now} for the network, are not like those of the earlier run "
                 f"({then}): start a run of their own."
             )
-        write_bytes(self.folder.file("checkpoint", BEST), (before.folder / BEST).read_bytes())
+        write_bytes(self.folder.file(CHECKPOINT, BEST), (before.folder / BEST).read_bytes())
         write_bytes(self.folder.path / METRICS, (before.folder / METRICS).read_bytes())
         self.folder.manifest["guide"] = before.manifest.get("guide")
         if before.manifest.get("guide"):
             poses = load_poses(self.folder.path)
-            save_told(self.folder.file("checkpoint", TOLD), poses.psi_deg, poses.defocus_um)
+            save_told(self.folder.file(CHECKPOINT, TOLD), poses.psi_deg, poses.defocus_um)
         stage = before.manifest["stages"]["train"]
         return {name: stage[name] for name in ("epochs", "best_epoch")}
 
@@ -233,18 +244,32 @@ class Job:
 
     def embed(self) -> dict[str, Any]:
         """Latent points of every particle and of its turned copies."""
-        checkpoint, accelerator = self.folder.path / "checkpoint" / BEST, self.config.training.accelerator
+        checkpoint, accelerator = self.folder.path / CHECKPOINT / BEST, self.config.training.accelerator
         autoencoder = load_autoencoder(checkpoint, self.config.model)
         autoencoder.to(device_for(accelerator))
-        orbits, cache, parts = self.folder.file("cache", ORBITS), self.cache, None
+        orbits, cache, parts = self.folder.file(CACHE, ORBITS), self.cache, None
+        known = self._known_points()
         with freed_memory_kept(), self._cluster() as workers:
             if workers is not None:
                 from cryorbit.latent.spread import over_cluster
 
-                parts = over_cluster(cache.folder, checkpoint, self.config.model, accelerator, workers.count)
-            self._embedding = embed(autoencoder, cache, progress=self.observer.advance, store=orbits, parts=parts)
+                parts = over_cluster(cache.folder, checkpoint, self.config.model, accelerator, workers.count, known)
+            self._embedding = embed(
+                autoencoder, cache, progress=self.observer.advance, store=orbits, parts=parts, known=known
+            )
         save_points(orbits.parent, self._embedding)
         return {}
+
+    def _known_points(self) -> KnownPoints | None:
+        """Points that an earlier run has found with the same network for images that are the same."""
+        images = self._known_images
+        if self.remembered is None or images is None or not images.fit(self.cache.info):
+            return None
+        weights = [folder / CHECKPOINT / BEST for folder in (self.remembered.source, self.folder.path)]
+        if not all(path.is_file() for path in weights) or len({path.read_bytes() for path in weights}) > 1:
+            return None  # it was trained again since
+        before = load_embedding(self.remembered.source / CACHE)
+        return None if before is None else KnownPoints(before, images.rows)
 
     def align(self) -> dict[str, Any]:
         """Angle, shift and defocus of every particle against the set's own average."""
@@ -267,7 +292,7 @@ class Job:
         told = told_marks(self.particles, outcome.facts["prior"], tuple(outcome.facts["searched_um"]))
         save_outcome(self.folder.path, outcome, image_marks(self.particles), told)
         if outcome.memory is not None:
-            save_checkpoint(self.folder.file("checkpoint", AVERAGE_STATE), outcome.memory.as_plain())
+            save_checkpoint(self.folder.file(CHECKPOINT, AVERAGE_STATE), outcome.memory.as_plain())
         self.folder.manifest["alignment"] = outcome.facts
         for warning in outcome.warnings:
             self.warn(warning)
@@ -368,7 +393,7 @@ class Job:
         return {}
 
     def _estimate_from_latent(self, kept: NDArray[np.bool_]) -> readings.Outcome:
-        autoencoder = load_autoencoder(self.folder.path / "checkpoint" / BEST, self.config.model)
+        autoencoder = load_autoencoder(self.folder.path / CHECKPOINT / BEST, self.config.model)
         sample = readings.Sample.draw(autoencoder, self.cache, self.embedding, kept, self.config.seed)
         outcome = readings.estimate_from_latent(
             self.particles, self.embedding, kept, self.config.estimation, sample, self.lesson(kept)
@@ -389,7 +414,7 @@ class Job:
         else:
             seen, rows = _seen_rows(len(self.particles), self.config)
             rows = np.setdiff1d(rows[kept[rows]], seen)
-        return read_lesson(self.folder.path / "checkpoint" / TOLD, Cone(**cone), rows)
+        return read_lesson(self.folder.path / CHECKPOINT / TOLD, Cone(**cone), rows)
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""

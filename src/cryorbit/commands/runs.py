@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,11 +123,16 @@ def run(
 @app.command()
 def apply(
     model: Annotated[Path, typer.Argument(help="Folder of a finished run, such as a preview.", show_default=False)],
-    out: Out,
     particles: Annotated[
         Path | None,
         typer.Argument(help="More particles of the same view. Default: all of the run's own file.", show_default=False),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder to make, or to go on with.", show_default=False)
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add what is new in a file that has grown to the run itself.")
+    ] = False,
     select: Select = None,
     subset: Subset = None,
     stack_root: StackRoot = None,
@@ -141,19 +146,29 @@ def apply(
     debug: Debug = False,
 ) -> None:
     """Run on more particles with the average and the network of an earlier run: nothing is learnt again."""
-    from cryorbit.pipeline import apply as apply_model
+    from cryorbit import applied
     from cryorbit.rows import Rows
 
+    shared: dict[str, Any] = {
+        "stack_root": stack_root, "truth": truth, "outlier_column": outlier_column,
+        "workers": _workers(workers, ray_address),
+    }  # fmt: skip
+    if append:
+        refused = {"--out": out, "--select": select, "--subset": subset, "--overwrite": overwrite or None}
+        if given := [name for name, value in refused.items() if value is not None]:
+            raise ConfigurationError(f"{given[0]}: cannot be given with --append, which adds to the run in {model}.")
+        with observing(quiet) as observer:
+            tell(applied.append(model, particles, observer=observer, **shared))
+        return
+    if out is None:
+        raise ConfigurationError("Give --out, for a run of its own, or --append, which adds to the run itself.")
     if seed is not None and subset is None:
         raise ConfigurationError(
             f"--seed {seed}: draws a --subset only; what is applied is what {model} has learnt, with its own seed."
         )
     rows = Rows(tuple(select or ()), subset, 12345 if seed is None else seed)
     with observing(quiet) as observer:
-        result = apply_model(
-            model, out, particles, rows=rows, stack_root=stack_root, overwrite=overwrite, truth=truth,
-            outlier_column=outlier_column, observer=observer, workers=_workers(workers, ray_address),
-        )  # fmt: skip
+        result = applied.apply(model, out, particles, rows=rows, overwrite=overwrite, observer=observer, **shared)
     tell(result)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,8 +31,14 @@ PART = 4096
 ORBITS, POINTS = "latent_orbits.npy", "latent_points.npz"
 
 Progress = Callable[[int, int], None]
-# Mean and log-variance under each turn, each of shape (m, turns, latent).
-Posteriors = tuple[np.ndarray, np.ndarray]
+
+
+class Posteriors(NamedTuple):
+    """What an embedding says of some particles; arrays as :class:`Embedding` has them."""
+
+    log_variance: np.ndarray
+    orbit: np.ndarray
+    orbit_log_variance: np.ndarray
 
 
 class Orbits(Protocol):
@@ -112,6 +118,27 @@ class Embedding:
         return np.asarray(np.arange(turns) * (360.0 / turns))
 
 
+@dataclass(frozen=True)
+class KnownPoints:
+    """Points that the same network has found before for some of the particles, from the same images.
+
+    Attributes
+    ----------
+    embedding
+        Of an earlier run.
+    rows
+        Row of each particle there, -1 for new ones, shape (n,).
+    """
+
+    embedding: Embedding
+    rows: NDArray[np.int64]
+
+    def of(self, known: NDArray[np.int64]) -> Posteriors:
+        """Posteriors of rows of the earlier run."""
+        earlier = self.embedding
+        return Posteriors(earlier.log_variance[known], earlier.orbit[known], earlier.orbit_log_variance[known])
+
+
 @torch.no_grad()
 def embed_batch(
     autoencoder: Autoencoder, images: Float[Tensor, "batch h w"], n_turns: int
@@ -130,6 +157,7 @@ def embed(
     progress: Progress | None = None,
     store: Path | None = None,
     parts: Iterable[Posteriors] | None = None,
+    known: KnownPoints | None = None,
 ) -> Embedding:
     """Embed all particles, a batch at a time.
 
@@ -147,6 +175,8 @@ def embed(
         File that the orbits go to as they come; they stay in memory if left out.
     parts
         Posteriors of all particles in row order, where others do the work.
+    known
+        Points that need not be found again.
 
     Raises
     ------
@@ -157,27 +187,45 @@ def embed(
     mean, log_variance, orbit_log_variance = (np.empty((n, latent), dtype=np.float32) for _ in range(3))
     done = 0
     with _collected((n, n_turns, latent), store) as (add, collected):
-        for means, log_variances in parts or posteriors_of(autoencoder, cache, 0, n, n_turns):
-            here = slice(done, done + len(means))
-            add(means)
-            mean[here], log_variance[here] = means[:, 0], log_variances[:, 0]
-            orbit_log_variance[here] = log_variances.mean(axis=1)
-            done += len(means)
+        for found in parts or posteriors_of(autoencoder, cache, 0, n, n_turns, known):
+            here = slice(done, done + len(found.orbit))
+            add(found.orbit)
+            mean[here], log_variance[here] = found.orbit[:, 0], found.log_variance
+            orbit_log_variance[here] = found.orbit_log_variance
+            done += len(found.orbit)
             if progress is not None:
                 progress(done, n)
     return Embedding(mean, log_variance, collected(), orbit_log_variance)
 
 
 def posteriors_of(
-    autoencoder: Autoencoder, cache: ParticleCache, start: int, stop: int, n_turns: int = N_TURNS
+    autoencoder: Autoencoder,
+    cache: ParticleCache,
+    start: int,
+    stop: int,
+    n_turns: int = N_TURNS,
+    known: KnownPoints | None = None,
 ) -> Iterator[Posteriors]:
     """Posteriors of the particles from ``start`` to before ``stop``, a batch at a time; by threads."""
     device = next(autoencoder.parameters()).device
 
+    def embedded(rows: NDArray[np.int64]) -> Posteriors:
+        means, log_variances = embed_batch(autoencoder, cache.read(rows).to(device), n_turns)
+        return Posteriors(*(part.cpu().numpy() for part in (log_variances[:, 0], means, log_variances.mean(dim=1))))
+
     def of(first: int) -> Posteriors:
-        images = cache.read(np.arange(first, min(first + BATCH, stop), dtype=np.int64)).to(device)
-        means, log_variances = embed_batch(autoencoder, images, n_turns)
-        return means.cpu().numpy(), log_variances.cpu().numpy()
+        rows = np.arange(first, min(first + BATCH, stop), dtype=np.int64)
+        if known is None:
+            return embedded(rows)
+        new = known.rows[rows] < 0
+        if new.all():
+            return embedded(rows)
+        before = known.of(known.rows[rows[~new]])
+        if not new.any():
+            return before
+        both = (np.concatenate(parts) for parts in zip(embedded(rows[new]), before, strict=True))
+        back = np.argsort(np.concatenate([np.flatnonzero(new), np.flatnonzero(~new)]))
+        return Posteriors(*(part[back] for part in both))
 
     return threads.mapped(of, range(start, stop, BATCH))
 

@@ -201,6 +201,29 @@ def open_cache(folder: Path) -> ParticleCache | None:
     return cache if sum(map(len, cache.shards)) == len(cache) else None
 
 
+@dataclass(frozen=True)
+class KnownImages:
+    """Images that were standardised before, of some of the particles.
+
+    Attributes
+    ----------
+    cache
+        Of an earlier run.
+    rows
+        Row of each particle there, -1 for new ones, shape (n,).
+    """
+
+    cache: ParticleCache
+    rows: NDArray[np.int64]
+
+    def fit(self, info: CacheInfo) -> bool:
+        """Whether what was done to them is what is to be done now; without noise it depends on the whole set."""
+        same = ("box_size", "original_box_size", "particle_radius_px", "inverted", "noise_free")
+        before = self.cache.info
+        alike = all(getattr(before, name) == getattr(info, name) for name in same)
+        return alike and before.pixel_size_A == info.pixel_size_A and not info.noise_free
+
+
 def build_cache(
     stack: ImageStack,
     pixel_size_A: float,
@@ -209,6 +232,7 @@ def build_cache(
     names: NDArray[np.object_],
     multiple: int = 1,
     progress: Progress | None = None,
+    known: KnownImages | None = None,
 ) -> ParticleCache:
     """Read every image once, crop, standardise and store it.
 
@@ -228,6 +252,8 @@ def build_cache(
         The cached box is a multiple of this, so that the network can halve it.
     progress
         Called with the number of images done and the number of all.
+    known
+        Images that need not be read again.
 
     Raises
     ------
@@ -238,20 +264,34 @@ def build_cache(
     box_size = network_box_size(stack.box_size, config.box_size, multiple)
     prepared = prepare_images(stack, pixel_size_A, box_size, config, names)
     info = prepared.info
+    old = known if known is not None and known.fit(info) else None
     done = 0
     for number, path in enumerate(_shard_paths(folder, info)):
         rows = np.arange(number * info.shard_images, min((number + 1) * info.shard_images, info.images))
         shard = np.empty((len(rows), box_size, box_size), dtype=np.float16)
         for start in range(0, len(rows), READ_BATCH):
             part = slice(start, start + READ_BATCH)
-            images = prepared.read(rows[part])
-            shard[part] = images.numpy()
-            done += len(images)
+            shard[part] = _standardised(prepared, rows[part], old)
+            done += len(rows[part])
             if progress is not None:
                 progress(done, info.images)
         write_arrays(path, shard=shard)
     write_text(folder / INDEX, json.dumps(asdict(info), indent=2) + "\n")
     return ParticleCache(folder)
+
+
+def _standardised(prepared: PreparedImages, rows: NDArray[np.int64], known: KnownImages | None) -> NDArray[np.float32]:
+    """Images of these rows; from the stacks where they are not known."""
+    if known is None:
+        return prepared.read(rows).numpy()
+    before = known.rows[rows]
+    new = before < 0
+    images = np.empty((len(rows), prepared.info.box_size, prepared.info.box_size), dtype=np.float32)
+    if new.any():
+        images[new] = prepared.read(rows[new]).numpy()
+    if not new.all():
+        images[~new] = known.cache.read(before[~new]).numpy()
+    return images
 
 
 @dataclass(frozen=True)
