@@ -1,6 +1,6 @@
 """Memory and time of every stage against the number of particles, up to more than would fit on a disk.
 
-    python benchmarks/scale.py WORK_FOLDER --particles 5000 50000 200000 [--distinct 5000] [--seed 1]
+    python benchmarks/scale.py WORK_FOLDER --particles 5000 50000 200000 [--distinct 5000] [--seed 1] [--until embed]
 
 The images are ``--distinct`` simulated ones of 128 px (SNR 0.1, shifts, a tenth junk), which a particle file names over
 and over: every row is read, embedded, aligned and written by itself, as if it were another particle. The training is
@@ -89,14 +89,13 @@ def repeated(star: Path, n: int) -> Path:
     return path
 
 
-def measure(star: Path, out: Path, seed: int) -> None:
-    """Run all stages in this process, and print what each took as JSON."""
+def measure(star: Path, out: Path, seed: int, until: str) -> None:
+    """Run the stages up to one in this process, and print what each took as JSON."""
     watch = Watch()
     config = co.make_config("fast", {**CUT_SHORT, "seed": seed})
-    result = co.run(star, out, config, observer=watch)
+    co.run(star, out, config, observer=watch, until=until)
     watch.close()
-    n = 0 if result.estimates is None else len(result.estimates)
-    print(json.dumps({"particles": n, "stages": watch.stages}))
+    print(json.dumps({"stages": watch.stages}))
 
 
 def main() -> None:
@@ -106,17 +105,19 @@ def main() -> None:
     parser.add_argument("--particles", type=int, nargs="+", default=[5000, 50_000, 200_000])
     parser.add_argument("--distinct", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--until", default="report", help="last stage")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
-        measure(options.one, options.work, options.seed)
+        measure(options.one, options.work, options.seed, options.until)
         return
     star = make_set(options.work / "set", options.distinct, options.seed)
     for n in options.particles:
         out = options.work / f"run_{n}"
         shutil.rmtree(out, ignore_errors=True)
         command = [
-            sys.executable, __file__, str(out), "--one", str(repeated(star, n)), "--seed", str(options.seed)
+            sys.executable, __file__, str(out), "--one", str(repeated(star, n)), "--seed", str(options.seed),
+            "--until", options.until,
         ]  # fmt: skip
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -133,6 +134,25 @@ def check_ray_address(ray_address: str) -> None:
         raise ConfigurationError(NO_CLUSTER.format(ray_address)) from error
 
 
+def _c_library() -> ctypes.CDLL | None:
+    """The GNU C library, where it is the system's."""
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        _ = library.mallopt, library.malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def give_back_memory() -> None:
+    """Return to the system all memory that is not in use, for what comes needs pieces of other sizes."""
+    if (pyarrow := sys.modules.get("pyarrow")) is not None:
+        pyarrow.default_memory_pool().release_unused()
+    library = _c_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Keep what large arrays leave behind until the end, and give it all back then.
@@ -141,12 +161,11 @@ def freed_memory_kept() -> Iterator[None]:
     costs a fifth of the time of an alignment. Threads share what is kept: by itself the library gives each a pool of
     its own, where what another has freed is of no use. With another library nothing happens.
     """
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        mallopt, malloc_trim = library.mallopt, library.malloc_trim
-    except (OSError, AttributeError):
+    library = _c_library()
+    if library is None:
         yield
         return
+    mallopt = library.mallopt
     mallopt(MMAP_THRESHOLD, LARGEST_MMAP)
     mallopt(TRIM_THRESHOLD, LARGEST_TRIM)
     mallopt(ARENA_MAX, 1)
@@ -155,4 +174,4 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         mallopt(MMAP_THRESHOLD, USUAL_BYTES)
         mallopt(TRIM_THRESHOLD, USUAL_BYTES)
-        malloc_trim(0)
+        give_back_memory()

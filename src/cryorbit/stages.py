@@ -31,7 +31,7 @@ from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import ORBITS, Embedding, KnownPoints, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
-from cryorbit.machine import Workers, device_for, freed_memory_kept
+from cryorbit.machine import Workers, device_for, freed_memory_kept, give_back_memory
 from cryorbit.model.cone import Cone
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import (
@@ -454,6 +454,7 @@ class Job:
         self._stage = stage
         self.folder.manifest.setdefault("warnings_by_stage", {}).pop(stage, None)
         self._say_how_far(stage)
+        give_back_memory()
         try:
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()

@@ -35,8 +35,8 @@ MIDDLE_RINGS = ((16, 1), (24, 2))
 REFINEMENT_NATS = 3.0
 # An image's own part in the average matters within this turn of the pose with which it entered.
 OWN_TURN_rad = 0.1
-# Complex numbers in one batch of the search: 32 MB.
-SEARCH_BATCH_SIZE = 4_000_000
+# Complex numbers in one batch of the search: 16 MB; several arrays of that size are needed at a time, by each thread.
+SEARCH_BATCH_SIZE = 2_000_000
 MOST_IN_BATCH = 32
 
 

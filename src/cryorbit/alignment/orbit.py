@@ -24,6 +24,7 @@ from cryorbit.alignment.templates import AverageSums, Geometry, order_weight
 from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.estimation.outliers import ImageEvidence
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
+from cryorbit.machine import give_back_memory
 
 # Particles that the average is learnt from: all of a small set; more would hardly sharpen what turns are judged by.
 SAMPLE = 5000
@@ -191,6 +192,7 @@ def align(
     n = len(reader)
     chosen = np.sort(np.random.default_rng(settings.seed).choice(n, min(n, sample), replace=False))
     geometry = geometry_of(reader)
+    give_back_memory()
     progress(0, n, "reading the sample")
     images = reader.read(chosen)
     learnt = learn(
@@ -209,7 +211,8 @@ def align(
         agreement=learnt.start.agreement,
         learnt_from=len(chosen),
     )
-    del images
+    del images, learnt
+    give_back_memory()
     return extend(reader, memory, Known(chosen, poses), prior_weight, progress, others)
 
 
