@@ -41,10 +41,21 @@ def early(star):
     return run(rows_of(star, range(EARLY), "early.star"), star.parent.parent / "early", tiny_config())
 
 
+@pytest.fixture(scope="module")
+def early_aligned(early, star):
+    """The same without a network, which is made in a second."""
+    return run(star.with_name("early.star"), star.parent.parent / "aligned", tiny_config(), latent=False)
+
+
 @pytest.fixture
 def live(early, tmp_path):
     """A copy of it that may grow."""
     return Path(shutil.copytree(early.folder, tmp_path / "live"))
+
+
+@pytest.fixture
+def live_aligned(early_aligned, tmp_path):
+    return Path(shutil.copytree(early_aligned.folder, tmp_path / "live"))
 
 
 @pytest.fixture(scope="module")
@@ -118,24 +129,24 @@ def test_a_network_that_was_trained_again_has_other_points(early, live, star, tm
     np.testing.assert_allclose(load_embedding(then.folder / "cache").mean[:EARLY], before.mean, atol=1e-5)
 
 
-def test_a_file_that_grows_is_read_again_and_again(early, live, star, tmp_path):
+def test_a_file_that_grows_is_read_again_and_again(live_aligned, star, tmp_path):
     growing = tmp_path / "set"
     shutil.copytree(star.parent, growing)
     file = growing / "growing.star"
     for count in (LATER, N):
         write_particles(file, read_particles(star).take(np.arange(count)))
-        assert len(append(live, file).particles) == count
+        assert len(append(live_aligned, file).particles) == count
     # From here on it is the run's own file.
-    before = contents(live)
+    before = contents(live_aligned)
     said = []
 
     class Listener:
         stage = advance = staticmethod(lambda *_: None)
         say = staticmethod(said.append)
 
-    assert len(append(live, observer=Listener()).particles) == N
+    assert len(append(live_aligned, observer=Listener()).particles) == N
     assert "no particles that the run" in said[-1]
-    assert contents(live) == before
+    assert contents(live_aligned) == before
 
 
 class Stop(Exception):
@@ -159,52 +170,52 @@ def stop_moving(patch, run: Path, after: int) -> None:
 
 
 @pytest.mark.parametrize("stop_at", ["align", "estimate", "moving"])
-def test_an_interrupted_appending_leaves_a_run_and_goes_on(stop_at, live, at_once, star, monkeypatch):
-    before = contents(live)
+def test_an_interrupted_appending_leaves_a_run_and_goes_on(stop_at, live_aligned, at_once, star, monkeypatch):
+    before = contents(live_aligned)
     with monkeypatch.context() as patch:
         if stop_at == "moving":
-            stop_moving(patch, live, after=5)
+            stop_moving(patch, live_aligned, after=5)
         else:
             patch.setattr(f"cryorbit.stages.Job.{stop_at}", stop)
         with pytest.raises(Stop):
-            append(live, star)
+            append(live_aligned, star)
     if stop_at != "moving":
-        assert contents(live) == before
-    grown = append(live, star)
+        assert contents(live_aligned) == before
+    grown = append(live_aligned, star)
     assert len(grown.particles) == N
     np.testing.assert_allclose(
         grown.estimates["psi_deg"].to_numpy(), at_once.estimates["psi_deg"].to_numpy(), atol=1e-6
     )
-    assert not folder_beside(live).exists()
+    assert not folder_beside(live_aligned).exists()
 
 
-def test_a_file_that_grew_while_it_was_appended_is_begun_again(live, star, monkeypatch):
+def test_a_file_that_grew_while_it_was_appended_is_begun_again(live_aligned, star, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("cryorbit.stages.Job.estimate", lambda _self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            append(live, rows_of(star, range(LATER), "later.star"))
-    assert folder_beside(live).is_dir()
-    assert len(append(live, star).particles) == N
+            append(live_aligned, rows_of(star, range(LATER), "later.star"))
+    assert folder_beside(live_aligned).is_dir()
+    assert len(append(live_aligned, star).particles) == N
 
 
-def test_what_would_lose_particles_is_refused(live, star):
-    before = contents(live)
+def test_what_would_lose_particles_is_refused(live_aligned, star):
+    before = contents(live_aligned)
     only_new = rows_of(star, range(EARLY - 30, N), "only_new.star")
     with pytest.raises(ParticleDataError, match=r"lacks 70 of the 100 particles of the run in .*live"):
-        append(live, only_new)
-    assert contents(live) == before
+        append(live_aligned, only_new)
+    assert contents(live_aligned) == before
 
 
-def test_what_cannot_be_is_refused(live, star, tmp_path):
+def test_what_cannot_be_is_refused(live_aligned, star, tmp_path):
     with pytest.raises(ParticleDataError, match="does not exist; name the file"):
-        append(live, tmp_path / "nowhere.star")
+        append(live_aligned, tmp_path / "nowhere.star")
     with pytest.raises(RunFolderError, match="not a run folder"):
         append(tmp_path, star)
-    folder_beside(live).mkdir()
-    (folder_beside(live) / "mine.txt").write_text("mine")
+    folder_beside(live_aligned).mkdir()
+    (folder_beside(live_aligned) / "mine.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="give it another name"):
-        append(live, star)
-    assert (folder_beside(live) / "mine.txt").read_text() == "mine"
+        append(live_aligned, star)
+    assert (folder_beside(live_aligned) / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -215,8 +226,8 @@ def test_what_cannot_be_is_refused(live, star, tmp_path):
         ([], "Give --out, for a run of its own, or --append"),
     ],
 )
-def test_one_way_or_the_other(given, said, live, star):
-    code, _, error = call("apply", live, star, *given)
+def test_one_way_or_the_other(given, said, live_aligned, star):
+    code, _, error = call("apply", live_aligned, star, *given)
     assert code == 2
     assert said in error
 

@@ -120,7 +120,7 @@ def to_harmonics(samples: Complex[Tensor, "*batch half"], orders: int) -> Comple
     if half <= MATRIX_HALF:
         flat = torch.view_as_real(samples.contiguous()).flatten(-2)
         product = flat @ _harmonics_matrix(half, orders, samples.device)
-        return torch.view_as_complex(product.unflatten(-1, (orders, 2)))
+        return torch.view_as_complex(product.reshape(*samples.shape[:-1], orders, 2))
     whole = torch.cat([samples, samples.conj()], dim=-1)
     harmonics: Tensor = torch.fft.fft(whole, dim=-1, norm="forward")[..., :orders]
     return harmonics
