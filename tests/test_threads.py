@@ -74,3 +74,19 @@ def test_nothing_is_left_running_when_the_rest_is_not_wanted():
     assert next(results) == 0
     results.close()
     assert threading.active_count() == before
+
+
+def test_one_reads_ahead_of_who_takes():
+    """The second task is done while the first result is still in use, and torch's own threads stay as they are."""
+    before, second = torch.get_num_threads(), threading.Event()
+
+    def work(k):
+        if k == 1:
+            second.set()
+        return k, torch.get_num_threads()
+
+    results = threads.ahead(work, range(20))
+    assert next(results)[0] == 0
+    assert second.wait(20)
+    assert [k for k, _ in results] == list(range(1, 20))
+    assert torch.get_num_threads() == before

@@ -43,6 +43,13 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values where the work is done; to a GPU they go while the processor does something else."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def cores() -> int:
     """Cores that this process may use, by its affinity and by what its container is given."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -51,8 +51,18 @@ def mapped(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int |
     """
     most = allowed_threads()
     count = threads or min(most, MOST_THREADS)
+    with torch_threads(max(1, most // count)):
+        yield from _in_order(work, tasks, count)
+
+
+def ahead(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    """Results of ``work`` in the order of the tasks, by one thread that is a little ahead of who takes them."""
+    return _in_order(work, tasks, 1)
+
+
+def _in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) -> Iterator[Result]:
     under_way: deque[Future[Result]] = deque()
-    with torch_threads(max(1, most // count)), ThreadPoolExecutor(count, "cryorbit") as pool:
+    with ThreadPoolExecutor(count, "cryorbit") as pool:
         try:
             for task in tasks:
                 if len(under_way) == (1 + AHEAD) * count:

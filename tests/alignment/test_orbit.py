@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import cryorbit as co
-from cryorbit.alignment import orbit
+from cryorbit.alignment import images, orbit
+from cryorbit.alignment import reader as reader_module
 from cryorbit.alignment.learn import settings_for
 from cryorbit.alignment.orbit import Alignment, ParticlePoses, align, align_others, ring_correlation
 from cryorbit.alignment.reader import OpticsGroups, RingReader
@@ -145,6 +146,17 @@ def test_threads_find_what_one_finds(a_set, streamed, monkeypatch):
     np.testing.assert_allclose(many.poses.psi_deg, one.poses.psi_deg, atol=1e-3)
     np.testing.assert_allclose(many.poses.defocus_um, one.poses.defocus_um, atol=1e-4)
     np.testing.assert_allclose(many.average.image, one.average.image, atol=1e-4 * np.abs(one.average.image).max())
+
+
+def test_as_many_at_once_as_a_gpu_takes(a_set, streamed, monkeypatch):
+    monkeypatch.setattr(images, "batch_size", lambda on_a_core, _device: 16 * on_a_core)
+    monkeypatch.setattr(reader_module, "batch_size", lambda on_a_core, _device: 16 * on_a_core)
+    found = align(a_set[0], settings_for(0.5, 0, 1), sample=100)
+    good = found.poses.mode_probability > 0.9
+    assert good.mean() > 0.5
+    np.testing.assert_allclose(found.poses.defocus_um[good], streamed.poses.defocus_um[good], atol=1e-2)
+    turned = wrap_deg(found.poses.psi_deg - streamed.poses.psi_deg)[good]
+    assert np.abs(wrap_deg(turned - np.median(turned))).max() < 0.2
 
 
 def test_a_group_of_few_images_is_aligned_with_the_others(a_set):

@@ -15,6 +15,14 @@ from cryorbit.alignment.polar import PolarGrid, squared
 from cryorbit.alignment.refine import Batch
 from cryorbit.alignment.transfer import RingTransfer
 
+# A GPU has work for its thousands of cores, and memory, for so many times what suits a core and its cache.
+TIMES_ON_GPU = 16
+
+
+def batch_size(on_a_core: int, device: torch.device) -> int:
+    """Images to work on at once; what comes out does not depend on it."""
+    return on_a_core * (TIMES_ON_GPU if device.type == "cuda" else 1)
+
 
 @dataclass(frozen=True)
 class RingImages:
@@ -62,7 +70,7 @@ class RingImages:
     def batches(
         self, noise: Float[Tensor, "groups rings"], shift_spread_px: float, size: int, rings: int | None = None
     ) -> Iterator[tuple[Tensor, Batch]]:
-        """Batches of at most ``size`` images from one optics group, with their rows.
+        """Batches of images from one optics group, with their rows.
 
         Parameters
         ----------
@@ -71,7 +79,7 @@ class RingImages:
         shift_spread_px
             Standard deviation of the prior of the shift.
         size
-            Most images in a batch.
+            Most images in a batch on a CPU; a GPU gets more at once.
         rings
             How many of the innermost rings to hand out. Default: all.
         """
@@ -79,7 +87,7 @@ class RingImages:
         for number, transfer in enumerate(self.transfers):
             members = torch.nonzero(self.group == number).flatten()
             # An empty tensor would still be split into one part.
-            for rows in torch.split(members, size) if len(members) else ():
+            for rows in torch.split(members, batch_size(size, self.device)) if len(members) else ():
                 own = self._transfer(transfer, rows).rings(count)
                 samples = own.split(self.samples[rows, :count], self.grid)
                 yield rows, Batch(

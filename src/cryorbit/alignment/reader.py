@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from cryorbit import conventions
 from cryorbit.alignment.defocus import DefocusRange
-from cryorbit.alignment.images import RingImages
+from cryorbit.alignment.images import RingImages, batch_size
 from cryorbit.alignment.polar import PolarGrid, PolarTransform
 from cryorbit.alignment.transfer import RingTransfer
 from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.machine import to_device
 from cryorbit.optics.ctf import Optics
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import PreparedImages
@@ -168,9 +169,10 @@ class RingReader:
         """Images of these rows on rings."""
         shape = (len(rows), self.grid.rings, self.grid.angles // 2)
         samples = torch.empty(shape, dtype=torch.complex64, device=self.device)
-        for start in range(0, len(rows), READ_BATCH):
-            part = slice(start, start + READ_BATCH)
-            samples[part] = self.transform(self.images.read(rows[part]).to(self.device))
+        size = batch_size(READ_BATCH, self.device)
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            samples[part] = self.transform(to_device(self.images.read(rows[part]), self.device))
         said = self.file_defocus
         mean, half, angle = (self._float(values[rows]) for values in (said.mean_um, said.half_um, said.angle_rad))
         low, high = self.defocus_range_um

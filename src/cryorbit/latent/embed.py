@@ -18,6 +18,7 @@ from torch import Tensor
 from cryorbit import threads
 from cryorbit.conventions import FloatArray
 from cryorbit.io.runs import atomic_path, write_arrays
+from cryorbit.machine import to_device
 from cryorbit.model.vaegan import Autoencoder
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import equal_turns, rotate
@@ -210,7 +211,7 @@ def posteriors_of(
     device = next(autoencoder.parameters()).device
 
     def embedded(rows: NDArray[np.int64]) -> Posteriors:
-        means, log_variances = embed_batch(autoencoder, cache.read(rows).to(device), n_turns)
+        means, log_variances = embed_batch(autoencoder, to_device(cache.read(rows), device), n_turns)
         return Posteriors(*(part.cpu().numpy() for part in (log_variances[:, 0], means, log_variances.mean(dim=1))))
 
     def of(first: int) -> Posteriors:

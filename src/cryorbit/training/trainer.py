@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from cryorbit.config import RunConfig
 from cryorbit.errors import RunFolderError
+from cryorbit.machine import to_device
 from cryorbit.model import losses
 from cryorbit.model.losses import POSE_AXES, LossTerms, LossWeights
 from cryorbit.model.vaegan import AutoencoderOutput, build_networks
 from cryorbit.preprocessing.dataset import ParticleCache
 from cryorbit.preprocessing.resample import rotate
+from cryorbit.threads import ahead
 from cryorbit.training.checkpoint import BEST, LAST, Progress, load_checkpoint, network_state
 from cryorbit.training.guidance import Guide
 from cryorbit.training.team import Share, Team
@@ -218,11 +220,12 @@ class Trainer:
         """Training images of one epoch in random order, turned if so configured."""
         draw = np.random.default_rng((self.config.seed, epoch))
         order = self.training_rows[draw.permutation(len(self.training_rows))]
-        for start in range(0, len(order), self.config.training.batch_size):
-            all_rows = order[start : start + self.config.training.batch_size]
-            share = self.team.share(len(all_rows))
-            rows = share.of(all_rows)
-            images = self.fabric.to_device(self.cache.read(rows))
+        size = self.config.training.batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        shares = [self.team.share(len(part)) for part in parts]
+        own = [share.of(part) for share, part in zip(shares, parts, strict=True)]
+        for share, all_rows, rows, read in zip(shares, parts, own, ahead(self.cache.read, own), strict=True):
+            images = to_device(read, self.fabric.device)
             turned_deg = torch.zeros(len(rows), device=images.device)
             if self.config.training.turn_images:
                 turned_deg = share.of(random_turns_deg(share.total, images.device))
