@@ -19,7 +19,8 @@ from cryorbit.alignment.templates import (
     order_weight,
 )
 
-BATCH = 32
+# Every operation costs some microseconds besides its work: with 32 images the alignment takes half as long again.
+BATCH = 128
 # Images that suffice for the noise of a group: its error is then far below a percent.
 NOISE_SAMPLE = 640
 

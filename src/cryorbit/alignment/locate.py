@@ -37,7 +37,7 @@ REFINEMENT_NATS = 3.0
 OWN_TURN_rad = 0.1
 # Complex numbers in one batch of the search: 16 MB; several arrays of that size are needed at a time, by each thread.
 SEARCH_BATCH_SIZE = 2_000_000
-MOST_IN_BATCH = 32
+MOST_IN_BATCH = 128
 
 
 @dataclass(frozen=True)
