@@ -83,7 +83,9 @@ def new_rows(run: Path, particles: ParticleTable) -> int:
     ParticleDataError
         If the file lacks particles that the run has: appending would lose them.
     """
-    own = read_table(run / POSES)[IMAGE_MARK].to_numpy() if (run / POSES).is_file() else np.empty(0, np.uint64)
+    if not (run / POSES).is_file():
+        raise ParticleDataError(f"{run}: has no alignment, by which its particles are known again; give --out.")
+    own = read_table(run / POSES)[IMAGE_MARK].to_numpy()
     marks = image_marks(particles)
     lost = int((~np.isin(own, marks)).sum())
     if lost:

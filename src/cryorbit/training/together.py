@@ -49,8 +49,9 @@ def call(cache: ParticleCache, folder: Path, config: RunConfig, aligned: Aligned
 def dismiss() -> None:
     """Let the other processes go home; by the lead, when all is done."""
     team = Team.of_environment()
-    team.connect()
-    team.told(None)
+    if team.size > 1:
+        team.connect()
+        team.told(None)
 
 
 def follow() -> None:
