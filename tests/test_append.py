@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cryorbit import append, apply, read_particles, run, write_particles
-from cryorbit.appending import folder_beside
+from cryorbit.appending import folder_within
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.mrc import ImageStack
+from cryorbit.io.runs import APPENDING
 from cryorbit.latent.embed import load_embedding
 from cryorbit.pipeline import rerun
 
@@ -64,7 +65,9 @@ def at_once(early, star):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files of a run, apart from what is being made within it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and APPENDING not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def reads(monkeypatch) -> list[int]:
@@ -82,6 +85,7 @@ def reads(monkeypatch) -> list[int]:
 
 def test_a_run_that_grew_is_what_an_apply_makes(live, early, at_once, star):
     (live / "notes.txt").write_text("mine")
+    (live / "checkpoint" / "mine.txt").write_text("mine")
     grown = append(live, star)
     assert grown.folder == live
     assert len(grown.particles) == N
@@ -91,9 +95,11 @@ def test_a_run_that_grew_is_what_an_apply_makes(live, early, at_once, star):
     np.testing.assert_array_equal(
         grown.estimates["orbit_psi_deg"].to_numpy()[:EARLY], early.estimates["orbit_psi_deg"].to_numpy()
     )
-    assert (live / "notes.txt").read_text() == "mine"
+    assert (live / "notes.txt").read_text() == (live / "checkpoint" / "mine.txt").read_text() == "mine"
+    assert (live / "checkpoint" / "last.pt").is_file()
+    assert f"<title>{live.name}: " in grown.report.read_text()
     assert grown.report.is_file()
-    assert not folder_beside(live).exists()
+    assert not folder_within(live).exists()
     assert len(rerun(live, "estimate").particles) == N
 
 
@@ -157,16 +163,16 @@ def stop(*_args, **_kwargs):
     raise Stop
 
 
-def stop_moving(patch, run: Path, after: int) -> None:
+def stop_moving(patch, after: int) -> None:
     """Come in between when so many files have been moved into their place."""
-    moved, replace, work = iter(range(after)), Path.replace, folder_beside(run)
+    moved, move = iter(range(after)), shutil.move
 
-    def replace_some(self, target):
-        if self.parent == work and next(moved, None) is None:
+    def move_some(*paths):
+        if next(moved, None) is None:
             raise Stop
-        return replace(self, target)
+        return move(*paths)
 
-    patch.setattr(Path, "replace", replace_some)
+    patch.setattr("cryorbit.appending.shutil.move", move_some)
 
 
 @pytest.mark.parametrize("stop_at", ["align", "estimate", "moving"])
@@ -174,19 +180,22 @@ def test_an_interrupted_appending_leaves_a_run_and_goes_on(stop_at, live_aligned
     before = contents(live_aligned)
     with monkeypatch.context() as patch:
         if stop_at == "moving":
-            stop_moving(patch, live_aligned, after=5)
+            stop_moving(patch, after=5)
         else:
             patch.setattr(f"cryorbit.stages.Job.{stop_at}", stop)
         with pytest.raises(Stop):
             append(live_aligned, star)
     if stop_at != "moving":
         assert contents(live_aligned) == before
+    else:  # neither the one nor the other yet
+        with pytest.raises(RunFolderError, match="its appending was cut short"):
+            rerun(live_aligned, "estimate")
     grown = append(live_aligned, star)
     assert len(grown.particles) == N
     np.testing.assert_allclose(
         grown.estimates["psi_deg"].to_numpy(), at_once.estimates["psi_deg"].to_numpy(), atol=1e-6
     )
-    assert not folder_beside(live_aligned).exists()
+    assert not folder_within(live_aligned).exists()
 
 
 def test_a_file_that_grew_while_it_was_appended_is_begun_again(live_aligned, star, monkeypatch):
@@ -194,7 +203,7 @@ def test_a_file_that_grew_while_it_was_appended_is_begun_again(live_aligned, sta
         patched.setattr("cryorbit.stages.Job.estimate", lambda _self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             append(live_aligned, rows_of(star, range(LATER), "later.star"))
-    assert folder_beside(live_aligned).is_dir()
+    assert folder_within(live_aligned).is_dir()
     assert len(append(live_aligned, star).particles) == N
 
 
@@ -211,11 +220,6 @@ def test_what_cannot_be_is_refused(live_aligned, star, tmp_path):
         append(live_aligned, tmp_path / "nowhere.star")
     with pytest.raises(RunFolderError, match="not a run folder"):
         append(tmp_path, star)
-    folder_beside(live_aligned).mkdir()
-    (folder_beside(live_aligned) / "mine.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="give it another name"):
-        append(live_aligned, star)
-    assert (folder_beside(live_aligned) / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

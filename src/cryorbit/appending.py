@@ -1,4 +1,4 @@
-"""Appending to a run: it is made anew beside itself, from what it has, and what is new takes its place at the end.
+"""Appending to a run: it is made anew within itself, from what it has, and what is new takes its place at the end.
 
 So the run can be looked at and used meanwhile, and whatever stops the work leaves it as it was, or as it is to be.
 """
@@ -11,68 +11,43 @@ from pathlib import Path
 import numpy as np
 
 from cryorbit.aligned import IMAGE_MARK, POSES
-from cryorbit.errors import ParticleDataError, RunFolderError
+from cryorbit.errors import ParticleDataError
 from cryorbit.io.fingerprints import image_marks
-from cryorbit.io.runs import LOCK, MANIFEST, is_finished, make_folder, read_table, run_identity
+from cryorbit.io.runs import APPENDING, LOCK, MANIFEST, atomic_path, make_folder, read_table, run_identity
 from cryorbit.particles import ParticleTable
 
-SUFFIX = ".appending"
+
+def folder_within(run: Path) -> Path:
+    """Where a run is made anew: in a folder of its own name, on its own disk."""
+    return run / APPENDING / run.resolve().name
 
 
-def folder_beside(run: Path) -> Path:
-    """Where a run is made anew."""
-    return run.resolve().with_name(run.resolve().name + SUFFIX)
+def make_room(run: Path, identity: str) -> Path:
+    """Folder for the run as it is to be; what is left there of another one is removed."""
+    work = folder_within(run)
+    if run_identity(work) != identity:
+        shutil.rmtree(run / APPENDING, ignore_errors=True)  # of a file that has grown since
+    return work
 
 
-def settle(run: Path) -> None:
-    """Finish what an earlier appending left half done, where its result was whole.
+def take_place(run: Path) -> None:
+    """Move what was made within a run to where it belongs, file by file; what else is there stays.
+
+    ``run.json`` comes last: where the work is cut short, the one that waits says that there is more to move.
 
     Raises
     ------
     RunFolderError
         If the folder cannot be written.
     """
-    work = folder_beside(run)
-    if work.is_dir() and (is_finished(work) or all(entry.name == LOCK for entry in work.iterdir())):
-        take_place(run)
-
-
-def make_room(run: Path, identity: str) -> Path:
-    """Folder for the run as it is to be; what is left there of another one is removed.
-
-    Raises
-    ------
-    RunFolderError
-        If it holds something else.
-    """
-    work = folder_beside(run)
-    if work.exists() and (found := run_identity(work)) != identity:
-        if found is None:
-            raise RunFolderError(f"{work}: stands where the run is to be made anew; give it another name.")
-        shutil.rmtree(work)  # of a file that has grown since
-    return work
-
-
-def take_place(run: Path) -> None:
-    """Move what was made beside a run into its folder; what the user has put there stays.
-
-    ``run.json`` comes last: where the work is cut short, it says that there is more to move.
-    """
-    work = folder_beside(run)
-    try:
-        make_folder(run)
-        entries = [entry for entry in work.iterdir() if entry.name not in (LOCK, MANIFEST)]
-        for entry in [*entries, *filter(Path.is_file, [work / MANIFEST])]:
-            into = run / entry.name
-            if into.is_dir():
-                shutil.rmtree(into)
-            entry.replace(into)
-        shutil.rmtree(work)
-    except OSError as error:
-        raise RunFolderError(
-            f"{run}: what was made in {work} could not be moved there ({error.strerror}); free the place and give the "
-            "same command again."
-        ) from error
+    work = folder_within(run)
+    files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != LOCK)
+    for file in sorted(files, key=lambda path: path == work / MANIFEST):
+        into = run / file.relative_to(work)
+        make_folder(into.parent)
+        with atomic_path(into) as beside:  # a folder of the run may be a link to another disk
+            shutil.move(file, beside)
+    shutil.rmtree(run / APPENDING, ignore_errors=True)
 
 
 def new_rows(run: Path, particles: ParticleTable) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryorbit.appending import make_room, new_rows, settle, take_place
+from cryorbit.appending import make_room, new_rows, take_place
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ParticleDataError
-from cryorbit.io.runs import RunFolder
+from cryorbit.io.runs import MANIFEST, RunFolder, is_pending
 from cryorbit.machine import Workers
 from cryorbit.manifest import input_hash, new_manifest
 from cryorbit.particles import ParticleTable
@@ -114,15 +115,16 @@ def append(
     if workers is not None:
         workers.check()
     run, observer = Path(run), observer or Silent()
-    RunFolder.reopen(run).close()  # refused before anything is moved
-    settle(run)
-    opened = RunFolder.reopen(run)
+    opened = RunFolder.reopen(run, to_append=True)
     try:
+        if is_pending(run):
+            take_place(run)
+            opened.manifest = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
         before = opened.manifest
         check_model(run, before)
         recorded = before["input"]
         rows = Rows(rows_from(recorded.get("rows")).select)
-        path = Path(particles or recorded["path"])
+        path = Path(particles or recorded["path"] or "PARTICLES")
         if not path.exists():
             raise ParticleDataError(f"{path}: does not exist; name the file: cryorbit apply {run} PARTICLES --append.")
         table = rows.read(path, stack_root or recorded.get("stack_root"))

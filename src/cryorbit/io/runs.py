@@ -27,6 +27,8 @@ FILE_COLUMNS = "file_columns.parquet"
 REPORT = "report.html"
 UNFINISHED = "<!-- The run is not finished. -->"
 LOCK = ".lock"
+# A run that grows is made anew in here.
+APPENDING = ".appending"
 # Particles that a demonstration made for itself lie inside its run folder.
 INPUT = "input"
 # Kind of a folder that holds a search of hyper-parameters.
@@ -190,8 +192,8 @@ class RunFolder:
         return run
 
     @classmethod
-    def reopen(cls, path: Path) -> RunFolder:
-        """Open the folder of an earlier run.
+    def reopen(cls, path: Path, to_append: bool = False) -> RunFolder:
+        """Open the folder of an earlier run; one whose new files are still to be moved only to append.
 
         Raises
         ------
@@ -212,6 +214,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a reproduction, whose runs lie in its folders ({', '.join(manifest.get('sets', []))}); "
                 "give one of them."
+            )
+        if not to_append and is_pending(path):
+            raise RunFolderError(
+                f"{path}: its appending was cut short; end it first with cryorbit apply {path} --append."
             )
         return cls(path, manifest, _take_lock(path))
 
@@ -354,6 +360,11 @@ def _take_lock(path: Path) -> IO[str]:
     except OSError:
         pass  # some network file systems know no locks: then the user's care is all there is
     return lock
+
+
+def is_pending(path: Path) -> bool:
+    """Whether a run has grown, and its new files are still to be moved to where they belong."""
+    return is_finished(path / APPENDING / path.resolve().name)
 
 
 def is_finished(path: Path) -> bool:

@@ -139,6 +139,8 @@ def _one_epoch(trainer: Trainer, guard: Guard) -> dict[str, Any]:
     training_terms = trainer.train_epoch(progress.epoch)
     seconds = time.perf_counter() - started
     validation_terms, latent_mean = trainer.validate()
+    if trainer.team.size > 1:  # or machines that round differently would end at different epochs
+        validation_terms = trainer.team.told(validation_terms)
     if not math.isfinite(validation_terms["total"]):
         raise TrainingDivergedError(
             f"Training diverged in epoch {progress.epoch + 1} (the loss is no number any more): lower "
