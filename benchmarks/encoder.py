@@ -23,11 +23,10 @@ import torch
 
 import cryorbit as co
 from cryorbit.config import merge
-from cryorbit.conventions import ANGSTROM_PER_UM
+from cryorbit.conventions import ANGSTROM_PER_UM, IMAGE_NAME
 from cryorbit.estimation.lesson import read_lesson
 from cryorbit.estimation.outliers import find_outliers
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import Embedding, embed_batch, load_embedding
 from cryorbit.latent.orbits import orbit_invariants
 from cryorbit.model.cone import Cone

@@ -38,11 +38,11 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from cryorbit import conventions
-from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.conventions import ANGSTROM_PER_UM, IMAGE_NAME, FloatArray
 from cryorbit.estimation.evaluation import align_angles, evaluate
 from cryorbit.estimation.truth import Truth, read_truth
 from cryorbit.io import read_particles, write_particles
-from cryorbit.io.star import IMAGE_NAME, unquoted
+from cryorbit.io.star import unquoted
 from cryorbit.particles import ParticleTable
 
 HEADER = (

@@ -1,11 +1,13 @@
 """Memory and time of every stage against the number of particles, up to more than would fit on a disk.
 
     python benchmarks/scale.py WORK_FOLDER --particles 5000 50000 200000 [--distinct 5000] [--seed 1] [--until embed]
+                               [--box 128] [--workers 2] [--without-network]
 
-The images are ``--distinct`` simulated ones of 128 px (SNR 0.1, shifts, a tenth junk), which a particle file names over
+The images are ``--distinct`` simulated ones of 384 A (SNR 0.1, shifts, a tenth junk), which a particle file names over
 and over: every row is read, embedded, aligned and written by itself, as if it were another particle. The training is
 cut short, for what it costs does not depend on the number of particles. Each number runs in a process of its own;
-peaks are those of the resident memory within each stage (``VmHWM`` of Linux).
+peaks are those of the resident memory within each stage (``VmHWM`` of Linux); time of the processor and memory of
+``--workers`` are their own and not counted. ``CRYORBIT_THREADS`` says how many threads there are.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import time
 from pathlib import Path
 
 import cryorbit as co
+from cryorbit.machine import Workers
 from cryorbit.simulation import make_simulation_config, phantom_projection
 from cryorbit.stages import TITLES
 
+WIDTH_A = 384.0
 CUT_SHORT = {"training": {"images_budget": 2000}, "estimation": {"defocus_prior": "blind"}}
 
 
@@ -66,11 +70,11 @@ def peak_MB() -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024.0
 
 
-def make_set(folder: Path, distinct: int, seed: int) -> Path:
+def make_set(folder: Path, distinct: int, seed: int, box: int) -> Path:
     """The distinct images, once."""
     if not (folder / "particles.star").exists():
         config = make_simulation_config(
-            "junk", {"images": distinct, "seed": seed, "box": 128, "pixel_size_A": 3.0, "snr": 0.1}
+            "junk", {"images": distinct, "seed": seed, "box": box, "pixel_size_A": WIDTH_A / box, "snr": 0.1}
         )
         co.simulate(folder, phantom_projection(), config)
     return folder / "particles.star"
@@ -89,11 +93,13 @@ def repeated(star: Path, n: int) -> Path:
     return path
 
 
-def measure(star: Path, out: Path, seed: int, until: str) -> None:
+def measure(star: Path, options: argparse.Namespace) -> None:
     """Run the stages up to one in this process, and print what each took as JSON."""
     watch = Watch()
-    config = co.make_config("fast", {**CUT_SHORT, "seed": seed})
-    co.run(star, out, config, observer=watch, until=until)
+    config = co.make_config("fast", {**CUT_SHORT, "seed": options.seed})
+    workers = Workers(options.workers) if options.workers else None
+    latent = not options.without_network
+    co.run(star, options.work, config, observer=watch, until=options.until, latent=latent, workers=workers)
     watch.close()
     print(json.dumps({"stages": watch.stages}))
 
@@ -106,18 +112,22 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--until", default="report", help="last stage")
+    parser.add_argument("--box", type=int, default=128, help="pixels across")
+    parser.add_argument("--workers", type=int, default=0, help="processes that share alignment and embedding")
+    parser.add_argument("--without-network", action="store_true", help="the alignment alone")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
-        measure(options.one, options.work, options.seed, options.until)
+        measure(options.one, options)
         return
-    star = make_set(options.work / "set", options.distinct, options.seed)
+    star = make_set(options.work / f"set_{options.box}", options.distinct, options.seed, options.box)
     for n in options.particles:
         out = options.work / f"run_{n}"
         shutil.rmtree(out, ignore_errors=True)
         command = [
             sys.executable, __file__, str(out), "--one", str(repeated(star, n)), "--seed", str(options.seed),
-            "--until", options.until,
+            "--until", options.until, "--workers", str(options.workers),
+            *(["--without-network"] if options.without_network else []),
         ]  # fmt: skip
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from cryorbit import append, apply, read_particles, run, write_particles
 from cryorbit.appending import folder_within
 from cryorbit.errors import ParticleDataError, RunFolderError
+from cryorbit.estimation.lesson import TOLD, read_seen
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.runs import APPENDING
+from cryorbit.io.runs import APPENDING, MANIFEST
 from cryorbit.latent.embed import load_embedding
 from cryorbit.pipeline import rerun
 
@@ -95,6 +97,10 @@ def test_a_run_that_grew_is_what_an_apply_makes(live, early, at_once, star):
     np.testing.assert_array_equal(
         grown.estimates["orbit_psi_deg"].to_numpy()[:EARLY], early.estimates["orbit_psi_deg"].to_numpy()
     )
+    before, then, applied = (read_seen(r.folder / "checkpoint" / TOLD) for r in (early, grown, at_once))
+    assert 0 < before.sum() < EARLY
+    np.testing.assert_array_equal(then, np.concatenate([before, np.zeros(N - EARLY, dtype=bool)]))
+    np.testing.assert_array_equal(then, applied)
     assert (live / "notes.txt").read_text() == (live / "checkpoint" / "mine.txt").read_text() == "mine"
     assert (live / "checkpoint" / "last.pt").is_file()
     assert f"<title>{live.name}: " in grown.report.read_text()
@@ -205,6 +211,25 @@ def test_a_file_that_grew_while_it_was_appended_is_begun_again(live_aligned, sta
             append(live_aligned, rows_of(star, range(LATER), "later.star"))
     assert folder_within(live_aligned).is_dir()
     assert len(append(live_aligned, star).particles) == N
+
+
+def test_a_truth_is_remembered_where_it_tells_of_all(live_aligned, star):
+    said = []
+
+    class Listener:
+        stage = advance = staticmethod(lambda *_: None)
+        say = staticmethod(said.append)
+
+    early_truth = rows_of(star.with_name("truth.star"), range(EARLY), "early_truth.star")
+    rerun(live_aligned, "report", truth=early_truth)
+    append(live_aligned, rows_of(star, range(LATER), "later.star"), observer=Listener())
+    assert any("will compare with no truth" in text and "early_truth.star: has no row" in text for text in said)
+    assert "truth" not in json.loads((live_aligned / MANIFEST).read_text())
+    said.clear()
+    rerun(live_aligned, "report", truth=star.with_name("truth.star"))
+    append(live_aligned, star, observer=Listener())
+    assert "truth.star" in json.loads((live_aligned / MANIFEST).read_text())["truth"]
+    assert not any("truth" in text for text in said)
 
 
 def test_what_would_lose_particles_is_refused(live_aligned, star):

@@ -12,7 +12,7 @@ import pytest
 import cryorbit as co
 from cryorbit.alignment import orbit
 from cryorbit.alignment.spread import Aligner
-from cryorbit.errors import ConfigurationError, ParticleDataError
+from cryorbit.errors import ConfigurationError, CryorbitError, ParticleDataError
 from cryorbit.machine import Workers
 
 from .pipeline_sets import tiny_config, tiny_set
@@ -44,6 +44,14 @@ class Squares:
         return number**2
 
 
+class Deadly:
+    """Ends whoever works for it."""
+
+    def __call__(self, _number: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
 class DyingAligner(Aligner):
     """An aligner whose process is killed once, in the middle."""
 
@@ -69,6 +77,14 @@ def test_results_come_in_order_though_a_worker_dies_and_complaints_are_heard(clu
     assert note.exists()
     with pytest.raises(ParticleDataError, match="-3 is no number of a particle"):
         next(found)
+
+
+def test_work_that_ends_every_worker_is_given_up(cluster, monkeypatch):
+    from cryorbit import cluster as ours
+
+    monkeypatch.setattr(ours, "RETRIES", 1)
+    with pytest.raises(CryorbitError, match=r"ended its process 2 times .* too little memory: give fewer --workers"):
+        next(ours.mapped(Deadly, (), [(1,)], 2))
 
 
 def test_an_alignment_by_many_is_that_by_one_though_a_worker_dies(cluster, tmp_path, monkeypatch):

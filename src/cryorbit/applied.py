@@ -11,6 +11,7 @@ from typing import Any
 from cryorbit.appending import make_room, new_rows, take_place
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.errors import ParticleDataError
+from cryorbit.estimation.truth import read_truth
 from cryorbit.io.runs import MANIFEST, RunFolder, is_pending
 from cryorbit.machine import Workers
 from cryorbit.manifest import input_hash, new_manifest
@@ -104,7 +105,9 @@ def append(
     particles
         File that holds all particles of the run, known by their images, and new ones; by default the run's own file.
         What the run chose by conditions is chosen of it.
-    stack_root, truth, outlier_column, observer, workers
+    truth, outlier_column
+        As for :func:`run`; by default those that the run has, where they tell of the new particles too.
+    stack_root, observer, workers
         As for :func:`run`.
 
     Raises
@@ -133,17 +136,31 @@ def append(
             observer.say(f"{path}: has no particles that the run in {run} does not have; nothing was done.")
             return result_of(run)
         observer.say(f"{new:,} of the {len(table):,} particles of {path} are new.")
+        known = KnownTruth.of(truth, outlier_column) or _truth_of_all(before, table, observer)
         config, manifest = _manifest(run, before, table, rows)
         folder = RunFolder.create_or_continue(make_room(run, manifest["identity"]), manifest)
         try:
             copy_model(run, folder)
-            run_job(folder, config, table, "report", KnownTruth.of(truth, outlier_column), observer, workers)
+            run_job(folder, config, table, "report", known, observer, workers)
         finally:
             folder.close()
         take_place(run)
         return result_of(run)
     finally:
         opened.close()
+
+
+def _truth_of_all(before: Mapping[str, Any], table: ParticleTable, observer: Observer) -> KnownTruth | None:
+    """The truth that a run was compared with, where it tells of the new particles too."""
+    if before.get("truth") is None:
+        return None
+    known = KnownTruth(Path(before["truth"]), before.get("outlier_column"))
+    try:
+        read_truth(known.path, table, known.outlier_column)
+    except ParticleDataError as error:
+        observer.say(f"Warning: the page will compare with no truth. {error}")
+        return None
+    return known
 
 
 def _manifest(

@@ -53,6 +53,7 @@ def _as_one_of_many() -> int:
     from cryorbit.training.team import Team
     from cryorbit.training.together import dismiss, follow
 
+    Team.check()
     if not Team.of_environment().leads:
         follow()
         return 0

@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float64]
 ANGSTROM_PER_UM = 1.0e4
 
 # Columns that cryorbit writes, with the meaning that DESIGN gives them.
+IMAGE_NAME = "rlnImageName"
 PSI = "rlnAnglePsi"
 ORIGIN_X = "rlnOriginXAngst"
 ORIGIN_Y = "rlnOriginYAngst"

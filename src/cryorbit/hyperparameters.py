@@ -23,6 +23,7 @@ from cryorbit.progress import Observer, Silent
 from cryorbit.stages import Job, is_guided
 from cryorbit.training.objective import fixed_weights
 from cryorbit.training.space import SearchSpace
+from cryorbit.training.team import Team
 from cryorbit.training.trainer import epochs_for, split_rows
 from cryorbit.training.trials import FINISHED, Trial, TrialRecords
 
@@ -109,6 +110,10 @@ def search(
     ParticleDataError, RunFolderError, ConfigurationError
         For mistakes that the user can mend.
     """
+    if Team.of_environment().size > 1:
+        raise ConfigurationError(
+            "A search shares its trials out by itself: start it without torchrun, with --workers or --ray-address."
+        )
     _require_ray()
     if ray_address is not None:
         check_ray_address(ray_address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,14 @@ IntArray = NDArray[np.int64]
 
 # Text columns are kept in Arrow's compact layout: a million rows of Python strings would not fit.
 TEXT_DTYPE: Literal["string[pyarrow]"] = "string[pyarrow]"
+
+
+class ImageNames(Protocol):
+    """Names by row, whether Python's own strings or packed ones."""
+
+    def __getitem__(self, row: Any, /) -> Any:
+        """Name of the image of a row."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,12 @@ class ParticleTable:
     def name(self) -> str:
         """How messages call this table."""
         return str(self.source.path) if self.source.path is not None else "the particle table"
+
+    @property
+    def image_names(self) -> ImageNames:
+        """What the file calls the image of each row; packed, for there may be a million."""
+        names: ImageNames = self.frame[conventions.IMAGE_NAME].array
+        return names
 
     def numbers(self, column: str, default: float | None = None) -> FloatArray:
         """One column as float64, shape (n,).

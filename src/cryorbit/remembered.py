@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cryorbit.aligned import IMAGE_MARK, POSES, TOLD_MARK, AverageTaken, load_poses
 from cryorbit.alignment.orbit import Known
 from cryorbit.errors import RunFolderError
+from cryorbit.estimation.lesson import TOLD, read_seen
 from cryorbit.io.fingerprints import image_marks
 from cryorbit.io.runs import MANIFEST, RunFolder, read_table, run_identity, write_bytes, write_table
 from cryorbit.particles import ParticleTable
@@ -25,6 +26,8 @@ CHECKPOINT = "checkpoint"
 AVERAGE_STATE = "average.pt"
 METRICS = "metrics.jsonl"
 ESTIMATES = "estimates.parquet"
+# Column of the poses that are kept here: which particles the network has learnt from.
+SEEN = "seen_by_network"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class Remembered:
         rows = self.rows_of(particles)  # its own particles first, then those that it knew from before
         return np.where(rows < int(self.manifest["input"]["particles"]), rows, -1)
 
+    def seen(self, particles: ParticleTable) -> NDArray[np.bool_]:
+        """Which of some particles its network has learnt from, shape (n,)."""
+        rows, seen = self.rows_of(particles), read_table(self.folder / POSES)[SEEN].to_numpy()
+        return np.asarray((rows >= 0) & seen[rows])
+
     def average(self, particles: ParticleTable) -> AverageTaken | None:
         """Its average, and its poses for those of the particles that are in it; None where it had none."""
         path = self.folder / AVERAGE_STATE
@@ -124,7 +132,8 @@ def copy_model(source: Path, run: RunFolder) -> None:
 
 def _all_poses(source: Path) -> pd.DataFrame:
     """Poses of all particles in a run's average: its own, and those that were in it when the run took it."""
-    own, taken = read_table(source / POSES), source / MODEL / POSES
+    own, taken, told = read_table(source / POSES), source / MODEL / POSES, source / CHECKPOINT / TOLD
+    own[SEEN] = read_seen(told) if told.is_file() else False
     if not taken.is_file():
         return own
     before = read_table(taken)

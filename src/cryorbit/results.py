@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from cryorbit import conventions
 from cryorbit.alignment.orbit import ParticlePoses
 from cryorbit.config import EstimationConfig
-from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, origin_from_shift_A, particle_weight
+from cryorbit.conventions import ANGSTROM_PER_UM, IMAGE_NAME, FloatArray, origin_from_shift_A, particle_weight
 from cryorbit.io import particles_suffix, write_particles
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.io.star_columns import unquoted
 from cryorbit.latent.circle import UNKNOWN_ANGLE_STD_DEG
 from cryorbit.particles import ParticleTable, as_numbers, input_column

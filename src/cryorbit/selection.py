@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cryorbit.conventions import IMAGE_NAME
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.io import (
     PARTICLE_SUFFIXES,
@@ -22,7 +23,6 @@ from cryorbit.io import (
 from cryorbit.io.cryosparc_star import write_as_star
 from cryorbit.io.matching import comparable_names
 from cryorbit.io.runs import MANIFEST, move_aside, read_table
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import TEXT_DTYPE, ParticleTable
 from cryorbit.selection_file import SavedSelection, read_selection

@@ -19,7 +19,7 @@ from cryorbit.alignment.orbit import Others
 from cryorbit.alignment.reader import OpticsGroups
 from cryorbit.config import EstimationConfig, RunConfig
 from cryorbit.errors import CryorbitError, ParticleDataError
-from cryorbit.estimation.lesson import Lesson, read_lesson, save_told
+from cryorbit.estimation.lesson import TOLD, Lesson, read_lesson, save_told
 from cryorbit.estimation.orientation import orbit_angle
 from cryorbit.estimation.outliers import DETECTORS, ImageEvidence, OutlierResult, evidence_outliers, find_outliers
 from cryorbit.estimation.truth import Truth
@@ -27,7 +27,6 @@ from cryorbit.io import ImageStack
 from cryorbit.io.fingerprints import image_marks, stacks_fingerprint
 from cryorbit.io.mrc import check_stacks, read_image
 from cryorbit.io.runs import FILE_COLUMNS, RunFolder, has_report, read_table, write_bytes, write_table
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.latent.embed import ORBITS, Embedding, KnownPoints, embed, load_embedding, save_points
 from cryorbit.latent.harmonics import fit_harmonics
 from cryorbit.latent.orbits import orbit_invariants
@@ -58,8 +57,6 @@ GUIDED_STAGES = ("prepare", "align", "train", "embed", "outliers", "estimate", "
 # What only the latent space needs.
 LATENT_STAGES = ("prepare", "train", "embed")
 CACHE = "cache"
-# Beside the weights: what they were told. An alignment that is done again may turn its average another way.
-TOLD = "told.npz"
 TITLES = {
     "prepare": "Reading particles",
     "train": "Training",
@@ -154,7 +151,7 @@ class Job:
                 pixel_size,
                 self.folder.path / CACHE,
                 self.config.preprocessing,
-                self.particles.frame[IMAGE_NAME].to_numpy(),
+                self.particles.image_names,
                 2 ** max(self.config.model.n_blocks, self.config.model.discriminator_blocks),
                 self.observer.advance,
                 self._known_images,
@@ -200,7 +197,9 @@ class Job:
             self.warn(warning)
         self.folder.manifest["guide"] = asdict(guide.cone) if guide is not None else None
         if guide is not None:
-            save_told(self.folder.file(CHECKPOINT, TOLD), guide.poses.psi_deg, guide.poses.defocus_um)
+            seen = np.zeros(len(self.particles), dtype=bool)
+            seen[_learnt_rows(len(self.particles), config)] = True
+            save_told(self.folder.file(CHECKPOINT, TOLD), guide.poses.psi_deg, guide.poses.defocus_um, seen)
         return {"epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _train_as_before(self, before: Remembered) -> dict[str, Any]:
@@ -219,7 +218,8 @@ class Job:
         self.folder.manifest["guide"] = before.manifest.get("guide")
         if before.manifest.get("guide"):
             poses = load_poses(self.folder.path)
-            save_told(self.folder.file(CHECKPOINT, TOLD), poses.psi_deg, poses.defocus_um)
+            seen = before.seen(self.particles)
+            save_told(self.folder.file(CHECKPOINT, TOLD), poses.psi_deg, poses.defocus_um, seen)
         stage = before.manifest["stages"]["train"]
         return {name: stage[name] for name in ("epochs", "best_epoch")}
 
@@ -275,7 +275,7 @@ class Job:
         """Angle, shift and defocus of every particle against the set's own average."""
         pixel_size = _one_pixel_size(self.particles)
         _check_stacks(self.particles, self.folder.manifest["input"])
-        names = self.particles.frame[IMAGE_NAME].to_numpy()
+        names = self.particles.image_names
         latent = self._latent_hint() if self.has_latent and not is_guided(self.config) else None
         with freed_memory_kept(), self._spread() as others, ImageStack(self.particles.locations) as stack:
             box_size = network_box_size(stack.box_size, self.config.alignment.box_size, 2)
@@ -405,16 +405,9 @@ class Job:
         return outcome
 
     def lesson(self, kept: NDArray[np.bool_]) -> Lesson | None:
-        """What a guided training was told, with the particles it did not see; None of an unguided one."""
+        """What a guided training was told, with the kept particles it did not see; None of an unguided one."""
         cone = self.folder.manifest.get("guide")
-        if not cone:
-            return None
-        if self.remembered is not None:
-            rows = np.flatnonzero(kept & (self.remembered.rows_of(self.particles) < 0))
-        else:
-            seen, rows = _seen_rows(len(self.particles), self.config)
-            rows = np.setdiff1d(rows[kept[rows]], seen)
-        return read_lesson(self.folder.path / CHECKPOINT / TOLD, Cone(**cone), rows)
+        return read_lesson(self.folder.path / CHECKPOINT / TOLD, Cone(**cone), kept) if cone else None
 
     def write_report(self) -> dict[str, Any]:
         """Figures and the page."""
@@ -486,11 +479,11 @@ class Job:
             write_unfinished(self.folder.path, self.folder.manifest, Progress(stages, stage, stopped))
 
 
-def _seen_rows(n: int, config: RunConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that a training learns from, and those that it is judged by."""
+def _learnt_rows(n: int, config: RunConfig) -> NDArray[np.int64]:
+    """Rows that a training learns from."""
     from cryorbit.training.trainer import split_rows
 
-    return split_rows(n, config.training.validation_fraction, config.seed, config.training.learn_from)
+    return split_rows(n, config.training.validation_fraction, config.seed, config.training.learn_from)[0]
 
 
 def _weights(evidence: ImageEvidence, snr: float) -> NDArray[np.float64]:
@@ -513,7 +506,7 @@ def _one_pixel_size(particles: ParticleTable) -> float:
 
 def _check_stacks(particles: ParticleTable, recorded: Mapping[str, Any]) -> None:
     """Refuse images that are not those with which the run began."""
-    problems = check_stacks(particles.locations, particles.frame[IMAGE_NAME].to_numpy(), particles.name)
+    problems = check_stacks(particles.locations, particles.image_names, particles.name)
     if problems:
         raise ParticleDataError(problems)
     if stacks_fingerprint(particles.locations.used) != recorded["stacks_fingerprint"]:

@@ -13,7 +13,6 @@ from cryorbit.config import RunConfig
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import CryorbitError
 from cryorbit.io import ImageStack
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.particles import ParticleTable
 from cryorbit.preprocessing.dataset import network_box_size, open_cache, prepare_images
 from cryorbit.report.pictures import Pictures, cached_pictures
@@ -33,7 +32,7 @@ def pictures_of(folder: Path, config: RunConfig, particles: ParticleTable) -> Pi
         stack = ImageStack(particles.locations)
         pixel_size_A = float(particles.imaging.pixel_size_A[0])
         size = network_box_size(stack.box_size, LOOKED_AT_PX, 2)
-        names = particles.frame[IMAGE_NAME].to_numpy()
+        names = particles.image_names
         prepared = prepare_images(stack, pixel_size_A, size, config.preprocessing, names)
     except (CryorbitError, OSError):
         return Pictures(drawn=drawn)

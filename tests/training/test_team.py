@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from cryorbit import run
+from cryorbit.errors import ConfigurationError
+from cryorbit.hyperparameters import search
+from cryorbit.machine import STARTED_BY_TORCHRUN
 from cryorbit.training.checkpoint import BEST, LAST, load_checkpoint
 from cryorbit.training.metrics import read_metrics
 from cryorbit.training.team import Share, Team
@@ -65,6 +68,26 @@ def test_two_processes_keep_the_same_record(name, trained):
         for term, value in before.items():
             if isinstance(value, float) and term != "images_per_second":
                 assert after[term] == pytest.approx(value, rel=1e-3, abs=1e-3), term
+
+
+def test_unequal_numbers_of_processes_are_refused(monkeypatch):
+    """As one of three machines with one, two and three processes sees it."""
+    told = {STARTED_BY_TORCHRUN: "job", "WORLD_SIZE": "6", "GROUP_WORLD_SIZE": "3"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    Team.check()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ConfigurationError, match=r"6 processes on 3 machines, of which 3 here; .* same --nproc-per"):
+        Team.check()
+
+
+def test_a_search_is_not_for_a_team(monkeypatch, tmp_path):
+    for name, value in ((STARTED_BY_TORCHRUN, "job"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="start it without torchrun"):
+        search(tiny_set(tmp_path / "set", images=30), tmp_path / "out", tiny_config())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_trains_by_two_processes(tmp_path):

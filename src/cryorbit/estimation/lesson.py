@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,6 +18,8 @@ from cryorbit.model.cone import Cone
 # Median absolute value of a normal distribution in units of its standard deviation.
 NORMAL_MAD = 0.6745
 FEWEST = 20
+# Beside the weights: what they were told. An alignment that is done again may turn its average another way.
+TOLD = "told.npz"
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,39 @@ class Lesson:
     defocus_um: FloatArray
 
 
-def save_told(path: Path, psi_deg: FloatArray, defocus_um: FloatArray) -> None:
-    """Keep what a training was told of all particles, each of shape (n,), in an ``.npz`` file."""
-    write_arrays(path, psi_deg=psi_deg, defocus_um=defocus_um)
+def save_told(path: Path, psi_deg: FloatArray, defocus_um: FloatArray, seen: NDArray[np.bool_]) -> None:
+    """Keep what is told of all particles, and which of them a training learnt from, each of shape (n,), as ``.npz``."""
+    write_arrays(path, psi_deg=psi_deg, defocus_um=defocus_um, seen=seen)
 
 
-def read_lesson(path: Path, cone: Cone, rows: NDArray[np.int64]) -> Lesson:
-    """The lesson of particles that were held out, from the file of :func:`save_told`.
+def read_lesson(path: Path, cone: Cone, kept: NDArray[np.bool_]) -> Lesson:
+    """The lesson of those particles, of some of shape (n,), that were held out, from the file of :func:`save_told`.
 
     Raises
     ------
     RunFolderError
         If the file is missing or damaged.
     """
+    told = _read_told(path)
+    rows = np.flatnonzero(kept & ~told["seen"])
+    return Lesson(cone, rows, told["psi_deg"][rows], told["defocus_um"][rows])
+
+
+def read_seen(path: Path) -> NDArray[np.bool_]:
+    """Which particles a training learnt from, shape (n,), from the file of :func:`save_told`.
+
+    Raises
+    ------
+    RunFolderError
+        If the file is missing or damaged.
+    """
+    return np.asarray(_read_told(path)["seen"], dtype=bool)
+
+
+def _read_told(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as told:
-            return Lesson(cone, rows, told["psi_deg"][rows], told["defocus_um"][rows])
+            return {name: told[name] for name in ("psi_deg", "defocus_um", "seen")}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise RunFolderError(f"{path}: is missing or damaged; start a new run with --overwrite.") from error
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from cryorbit import conventions
 from cryorbit.conditions import Condition
-from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.conventions import ANGSTROM_PER_UM, IMAGE_NAME, FloatArray
 from cryorbit.errors import ParticleDataError
 from cryorbit.estimation.evaluation import Evaluation, RocCurve, evaluate, roc
 from cryorbit.estimation.outliers import ALL_DETECTORS
 from cryorbit.io import read_particles
 from cryorbit.io.matching import comparable_names
 from cryorbit.io.runs import read_table
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import ParticleTable
 

@@ -13,7 +13,7 @@ from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
 from cryorbit.io.mrc import ImageStack, check_stacks
 from cryorbit.io.runs import run_input
-from cryorbit.io.star import IMAGE_NAME, examine_star, judged_star_rows, write_star, write_star_particles
+from cryorbit.io.star import examine_star, judged_star_rows, write_star, write_star_particles
 from cryorbit.particles import Imaging, ParticleTable
 
 __all__ = [
@@ -105,7 +105,7 @@ def read_some(
     chosen = replace(chosen, imaging=imaging)
     problems += of_chosen
     if check_images:
-        problems += check_stacks(chosen.locations, chosen.frame[IMAGE_NAME].to_numpy(), chosen.name)
+        problems += check_stacks(chosen.locations, chosen.image_names, chosen.name)
     if problems:
         raise ParticleDataError(list(dict.fromkeys(problems)))
     return chosen

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray
+from cryorbit.conventions import ANGSTROM_PER_UM, IMAGE_NAME, FloatArray
 from cryorbit.errors import ParticleDataError
 from cryorbit.io import examine_particles
 from cryorbit.io.mrc import ImageStack
-from cryorbit.io.star import IMAGE_NAME, remarks
+from cryorbit.io.star import remarks
 from cryorbit.particles import ParticleTable
 
 SAMPLED_IMAGES = 1000

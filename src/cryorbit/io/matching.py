@@ -6,8 +6,8 @@ from itertools import product
 
 import pandas as pd
 
+from cryorbit.conventions import IMAGE_NAME
 from cryorbit.io.cryosparc_records import UID, CsDocument
-from cryorbit.io.star import IMAGE_NAME
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import TEXT_DTYPE, ParticleTable, input_column
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,7 +18,7 @@ from cryorbit.errors import ParticleDataError
 from cryorbit.io.hdf5 import SUFFIXES, hdf5_header, read_hdf5_images
 from cryorbit.io.headers import StackHeader, read_decompressed, read_stack_header
 from cryorbit.io.runs import atomic_path
-from cryorbit.particles import ImageLocations
+from cryorbit.particles import ImageLocations, ImageNames
 
 MAX_OPEN_FILES = 32
 MAX_NAMED = 10
@@ -38,7 +38,7 @@ def stack_header(path: Path) -> StackHeader:
     return hdf5_header(path) if path.suffix.lower() in SUFFIXES else read_stack_header(path)
 
 
-def check_stacks(locations: ImageLocations, names: Sequence[str] | NDArray[np.object_], table: str) -> list[str]:
+def check_stacks(locations: ImageLocations, names: ImageNames, table: str) -> list[str]:
     """Say everything that is wrong with the stacks of a table, from their headers alone.
 
     Parameters

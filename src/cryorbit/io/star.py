@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from gemmi import cif
 from numpy.typing import NDArray
 
+from cryorbit.conventions import IMAGE_NAME
 from cryorbit.errors import ParticleDataError
 from cryorbit.io.mrc import check_stacks
 from cryorbit.io.runs import atomic_path
@@ -29,7 +30,6 @@ from cryorbit.io.stacks import find_stack
 from cryorbit.io.star_columns import OPTICS_GROUP, StarColumns, read_imaging, treated_images, unquoted
 from cryorbit.particles import TEXT_DTYPE, ImageLocations, Imaging, IntArray, ParticleTable, Source, as_text
 
-IMAGE_NAME = "rlnImageName"
 VERSION_31 = 30001
 # Values that are Python's strings at one time: a million rows of them would take gigabytes.
 CHUNK = 20_000

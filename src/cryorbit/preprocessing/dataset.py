@@ -22,6 +22,7 @@ from cryorbit.config import PreprocessingConfig
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.runs import make_folder, write_arrays, write_text
+from cryorbit.particles import ImageNames
 from cryorbit.preprocessing.normalise import (
     Contrast,
     IntensityScale,
@@ -229,7 +230,7 @@ def build_cache(
     pixel_size_A: float,
     folder: Path,
     config: PreprocessingConfig,
-    names: NDArray[np.object_],
+    names: ImageNames,
     multiple: int = 1,
     progress: Progress | None = None,
     known: KnownImages | None = None,
@@ -309,7 +310,7 @@ class PreparedImages:
     """
 
     stack: ImageStack
-    names: NDArray[np.object_]
+    names: ImageNames
     info: CacheInfo
     scale: IntensityScale
 
@@ -333,7 +334,7 @@ def prepare_images(
     pixel_size_A: float,
     box_size: int,
     config: PreprocessingConfig,
-    names: NDArray[np.object_],
+    names: ImageNames,
 ) -> PreparedImages:
     """Look at a sample of the images and decide how all of them are standardised.
 
@@ -381,7 +382,7 @@ def network_box_size(box_size: int, largest: int, multiple: int) -> int:
 
 
 def _survey(
-    stack: ImageStack, box_size: int, radius: float, invert: bool | None, names: NDArray[np.object_]
+    stack: ImageStack, box_size: int, radius: float, invert: bool | None, names: ImageNames
 ) -> tuple[Contrast, IntensityScale]:
     """Contrast and scale of the set from a sample spread evenly over it."""
     rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), STATISTICS_SAMPLE)).astype(np.int64))
@@ -396,7 +397,7 @@ def _survey(
     return contrast, choose_scale(statistics, contrast.dark_particles if invert is None else invert)
 
 
-def _read_checked(stack: ImageStack, rows: NDArray[np.int64], names: NDArray[np.object_]) -> Float[Tensor, "b h w"]:
+def _read_checked(stack: ImageStack, rows: NDArray[np.int64], names: ImageNames) -> Float[Tensor, "b h w"]:
     images = stack.read(rows)
     flat = images.reshape(len(images), -1)
     not_finite = ~np.isfinite(flat).all(axis=1)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cryorbit.errors import ConfigurationError
 from cryorbit.machine import STARTED_BY_TORCHRUN, allowed_threads
 from cryorbit.threads import torch_threads
 
@@ -85,6 +86,22 @@ class Team:
         if STARTED_BY_TORCHRUN not in os.environ:
             return cls()
         return cls(*(int(os.environ.get(name, usual)) for name, usual in _VARIABLES))
+
+    @staticmethod
+    def check() -> None:
+        """Refuse what cannot work before anything is begun.
+
+        Raises
+        ------
+        ConfigurationError
+            If ``torchrun`` has started more processes on one machine than on another.
+        """
+        team, machines = Team.of_environment(), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        if team.local_size * machines != team.size:
+            raise ConfigurationError(
+                f"torchrun has started {team.size} processes on {machines} machines, of which {team.local_size} here; "
+                "expected equal numbers: give each machine the same --nproc-per-node."
+            )
 
     @property
     def leads(self) -> bool:
