@@ -23,8 +23,8 @@ from cryorbit.alignment.memory import from_plain
 from cryorbit.alignment.orbit import align_others, geometry_of
 from cryorbit.alignment.reader import RingReader
 from cryorbit.io import ImageStack
-from cryorbit.latent.embed import N_TURNS, posteriors_of
-from cryorbit.machine import freed_memory_kept
+from cryorbit.latent.embed import BATCH, N_TURNS, embed_batch
+from cryorbit.machine import freed_memory_kept, limit_threads
 from cryorbit.preprocessing.dataset import ParticleCache, prepare_images
 from cryorbit.training.checkpoint import BEST, load_autoencoder, load_checkpoint
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=2000)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    limit_threads(1)
     particles = co.read_particles(asked.star)
     particles = particles.take(np.arange(min(asked.images, len(particles))))
     n, config, checkpoint = len(particles), co.make_config("fast"), asked.run / "checkpoint"
@@ -73,7 +73,12 @@ def main() -> None:
         table("Aligning", aligning, n)
     autoencoder, cache = load_autoencoder(checkpoint / BEST, config.model), ParticleCache(asked.run / "cache")
     n = min(n, len(cache))
-    table(f"Embedding, {N_TURNS} turns", lambda: list(posteriors_of(autoencoder, cache, 0, n, N_TURNS)), n)
+
+    def embedding() -> None:
+        for start in range(0, n, BATCH):
+            embed_batch(autoencoder, cache.read(np.arange(start, min(start + BATCH, n))), N_TURNS)
+
+    table(f"Embedding, {N_TURNS} turns", embedding, n)
 
 
 if __name__ == "__main__":
