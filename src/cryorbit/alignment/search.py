@@ -110,6 +110,13 @@ class CircleSearch:
         """Complex numbers that one image takes."""
         return len(self.shifts) * max(self.rings * self.angles, 14 * self.angles)
 
+    def shifted(
+        self, samples: Complex[Tensor, "batch channels rings half"]
+    ) -> Complex[Tensor, "batch channels rings shifts orders"]:
+        """Harmonics of images moved back by every shift of the grid."""
+        inner = samples[:, :, : self.rings, :: self.every]
+        return to_harmonics(inner[:, :, :, None] * self._ramp, self.orders)
+
     def scores(
         self, batch: Batch, template: Complex[Tensor, "rings orders"], energy: Float[Tensor, " rings"]
     ) -> Scores:
@@ -124,8 +131,7 @@ class CircleSearch:
         energy
             Its mean power around each ring.
         """
-        samples = batch.samples[:, :, : self.rings, :: self.every]
-        harmonics = to_harmonics(samples[:, :, :, None] * self._ramp, self.orders)
+        harmonics = self.shifted(batch.samples)
         inner = batch.inner(self.rings)
         weight = inner.ring_weight()
         model = (template[: self.rings] * weight[:, None])[:, None]

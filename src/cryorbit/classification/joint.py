@@ -1,0 +1,151 @@
+"""The joint posterior of class, angle and shift of every image, on a grid, and the sums it gives to the averages.
+
+On rings a turn is a phase of each order, so one product of matrices for each order compares all images, at all shifts,
+with all averages, and one Fourier transform gives all angles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from cryorbit.alignment.refine import Batch, centred
+from cryorbit.alignment.search import CircleSearch
+from cryorbit.classification.bank import Bank, ClassSums
+
+
+@dataclass(frozen=True)
+class JointScores:
+    """Posterior of a batch on the grid.
+
+    Attributes
+    ----------
+    posterior
+        Shape (batch, shifts, classes, angles); adds up to 1 for each image.
+    log_evidence
+        Log-likelihood of each image over that of noise alone, averaged over the prior, shape (batch,).
+    image
+        Harmonics of the shifted images times their transfer function, shape (batch, rings, shifts, orders).
+    power
+        Square of the transfer function, shape (batch, rings).
+    centre
+        Shift that the grid of shifts is around, in pixels, shape (batch, 2).
+    """
+
+    posterior: Float[Tensor, "batch shifts classes angles"]
+    log_evidence: Float[Tensor, " batch"]
+    image: Complex[Tensor, "batch rings shifts orders"]
+    power: Float[Tensor, "batch rings"]
+    centre: Float[Tensor, "batch 2"]
+
+    @property
+    def by_class(self) -> Float[Tensor, "batch classes"]:
+        """Probability of each class."""
+        return self.posterior.sum(dim=(1, 3))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the posterior says of each image.
+
+    Attributes
+    ----------
+    number, probability
+        The most likely class, from 0, and its probability, shape (images,).
+    psi
+        The most likely angle, shape (images,), in radians.
+    shift
+        The most likely shift in pixels, shape (images, 2).
+    log_evidence
+        As in :class:`JointScores`, shape (images,).
+    """
+
+    number: Int[Tensor, " images"]
+    probability: Float[Tensor, " images"]
+    psi: Float[Tensor, " images"]
+    shift: Float[Tensor, "images 2"]
+    log_evidence: Float[Tensor, " images"]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the attributes."""
+        return self.number, self.probability, self.psi, self.shift, self.log_evidence
+
+    @classmethod
+    def concatenate(cls, parts: list[Assignment]) -> Assignment:
+        """Of several batches."""
+        return cls(*(torch.cat(same) for same in zip(*(part.tensors() for part in parts), strict=True)))
+
+    def of_rows(self, rows: Tensor) -> Assignment:
+        """Of some of the images."""
+        return Assignment(*(values[rows] for values in self.tensors()))
+
+
+def compare_with_all(search: CircleSearch, batch: Batch, bank: Bank, centre: Float[Tensor, "batch 2"]) -> JointScores:
+    """Compare images of a known defocus with all classes, at all angles and at shifts around what is known of each.
+
+    Parameters
+    ----------
+    search
+        The grid of angles and shifts.
+    batch
+        The images.
+    bank
+        The averages.
+    centre
+        Shift of each image, in pixels, around which shifts are tried.
+    """
+    rings, orders, shifts = search.rings, search.orders, search.shifts
+    inner = batch.inner(rings)
+    weight = inner.ring_weight()
+    defocus = batch.defocus.fixed_um
+    if defocus is None:
+        raise ValueError("Classes are compared at defoci that are known.")
+    amplitude, power = inner.transfer.amplitude(defocus), inner.transfer.power(defocus)
+    harmonics = search.shifted(centred(inner.samples, centre, search.grid))
+    image = (harmonics * amplitude[..., None, None]).sum(dim=1)
+    n = len(image)
+    left = (image.conj() * weight[:, None, None]).permute(3, 0, 2, 1).reshape(orders, n * len(shifts), rings)
+    model = bank.of_shape(rings, orders).permute(2, 1, 0).contiguous()
+    products = torch.bmm(left, model).permute(1, 2, 0).reshape(n, len(shifts), len(bank), orders)
+    log_p = torch.fft.irfft(products, n=search.angles, dim=-1, norm="forward")
+    energy = torch.nn.functional.pad(bank.energy, (0, max(0, rings - bank.rings)))[:, :rings]
+    norm = 0.5 * (power * weight) @ energy.T
+    where = -0.5 * ((shifts + centre[:, None]) / batch.shift_spread_px).square().sum(dim=2)
+    where = where + math.log(_cell_px2(shifts) / (2 * math.pi * batch.shift_spread_px**2))
+    log_p += (bank.log_share - norm)[:, None, :, None] + where[:, :, None, None]
+    top = log_p.flatten(1).amax(dim=1)
+    posterior = log_p.sub_(top[:, None, None, None]).exp_()
+    total = posterior.sum(dim=(1, 2, 3))
+    posterior /= total[:, None, None, None]
+    return JointScores(posterior, top + total.log() - math.log(search.angles), image, power, centre)
+
+
+def _cell_px2(shifts: Float[Tensor, "shifts 2"]) -> float:
+    """Area that each shift of a square grid stands for; a single one is taken to be the only possible one."""
+    values = torch.unique(shifts[:, 0])
+    return float(values.diff().min()) ** 2 if len(values) > 1 else 1.0
+
+
+def sums_of_all(scores: JointScores) -> ClassSums:
+    """Sums of all classes over a batch, weighted by the whole posterior."""
+    n, rings, shifts, orders = scores.image.shape
+    turns = torch.fft.rfft(scores.posterior, dim=-1)[..., :orders]
+    right = turns.permute(3, 0, 1, 2).reshape(orders, n * shifts, -1)
+    left = scores.image.permute(3, 1, 0, 2).reshape(orders, rings, n * shifts)
+    by_class = scores.by_class
+    return ClassSums(torch.bmm(left, right).permute(2, 1, 0), by_class.T @ scores.power, by_class.sum(dim=0))
+
+
+def most_likely(search: CircleSearch, scores: JointScores) -> Assignment:
+    """The peak of each image's posterior, and the probability of its class."""
+    angles = scores.posterior.shape[3]
+    by_class = scores.by_class
+    probability, number = by_class.max(dim=1)
+    rows = torch.arange(len(number), device=number.device)
+    within = scores.posterior[rows, :, number].flatten(1).argmax(dim=1)
+    shift = search.shifts[within // angles] + scores.centre
+    return Assignment(number, probability, search.psi[within % angles], shift, scores.log_evidence)

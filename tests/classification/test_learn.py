@@ -1,0 +1,82 @@
+"""Law: views that are mixed are found apart, each with its average, from nothing but the images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from cryorbit.alignment.defocus import DefocusRange
+from cryorbit.classification.learn import Phase, learn_classes, rings_of
+
+from ..alignment.blobs import (
+    GEOMETRY,
+    RINGS,
+    RADIUS_px,
+    SEARCHED_um,
+    Truth,
+    draw_truth,
+    make_specimen,
+    ring_images,
+    seen,
+    white_noise,
+    wrapped,
+)
+
+QUICK = (
+    Phase(4.0, 12, False, 3, 4 / 128, 2 / 128),
+    Phase(7.0, 6, True, 2, 2 / 128, 2 / 128),
+)
+
+
+def mixed(views: int, each: int, seed: int, noise: float):
+    """Images of several views in one order of chance, with their view and pose."""
+    truths = [draw_truth(each, 100 * seed + view, shift_px=0.7) for view in range(views)]
+    samples = torch.cat([seen(truth, make_specimen(10 + view)) for view, truth in enumerate(truths)])
+    order = np.random.default_rng(seed).permutation(views * each)
+    names = ("psi", "shift_px", "defocus_um")
+    joined = Truth(*(np.concatenate([getattr(truth, name) for truth in truths])[order] for name in names))
+    samples = samples[torch.from_numpy(order)] + math.sqrt(noise) * white_noise(views * each, seed)
+    fixed = torch.from_numpy(joined.defocus_um).float()
+    return (
+        ring_images(samples, DefocusRange(SEARCHED_um, fixed_um=fixed)),
+        np.repeat(np.arange(views), each)[order],
+        joined,
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_views_are_found_apart_with_their_angles(seed):
+    images, view, truth = mixed(4, 90, seed, noise=0.2)
+    found = learn_classes(images, GEOMETRY, RADIUS_px, 6, seed, QUICK)
+    number = found.assigned.number.numpy()
+    one_each = np.array([np.bincount(view[number == k], minlength=4).argmax() for k in range(6)])
+    assert adjusted_rand_score(view, one_each[number]) > 0.95
+    for k in np.unique(number):
+        members = (number == k) & (one_each[number] == view)
+        if members.sum() > 20:
+            turn = wrapped(found.assigned.psi.numpy()[members] - truth.psi[members])
+            mean = np.angle(np.exp(1j * turn).mean())
+            assert np.degrees(np.median(np.abs(wrapped(turn - mean)))) < 4.0
+    assert float(found.sums.particles.sum()) == pytest.approx(len(images), rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_classes():
+    images, _, _ = mixed(2, 40, 3, noise=0.2)
+    one, other = (learn_classes(images, GEOMETRY, RADIUS_px, 3, 5, QUICK[:1]) for _ in range(2))
+    torch.testing.assert_close(one.bank.harmonics, other.bank.harmonics, rtol=0, atol=0)
+
+
+def test_nobody_is_lost_where_classes_outnumber_the_images():
+    images, _, _ = mixed(1, 5, 4, noise=0.2)
+    found = learn_classes(images, GEOMETRY, RADIUS_px, 5, 1, QUICK[:1])
+    assert torch.isfinite(torch.view_as_real(found.bank.harmonics)).all()
+    assert len(found.assigned.number) == 5
+
+
+def test_rings_follow_the_particle():
+    assert rings_of(6.0, GEOMETRY, RADIUS_px) == round(6.0 * 64 / 36)
+    assert rings_of(1e3, GEOMETRY, RADIUS_px) == RINGS
