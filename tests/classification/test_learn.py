@@ -10,7 +10,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from cryorbit.alignment.defocus import DefocusRange
-from cryorbit.classification.learn import Phase, learn_classes, rings_of
+from cryorbit.classification.bank import Bank, ClassSums
+from cryorbit.classification.learn import Phase, learn_classes, rings_of, split
 
 from ..alignment.blobs import (
     GEOMETRY,
@@ -72,9 +73,25 @@ def test_the_same_seed_gives_the_same_classes():
 
 def test_nobody_is_lost_where_classes_outnumber_the_images():
     images, _, _ = mixed(1, 5, 4, noise=0.2)
-    found = learn_classes(images, GEOMETRY, RADIUS_px, 5, 1, QUICK[:1])
+    found = learn_classes(images, GEOMETRY, RADIUS_px, 7, 1, QUICK[:1])
     assert torch.isfinite(torch.view_as_real(found.bank.harmonics)).all()
     assert len(found.assigned.number) == 5
+
+
+def test_empty_classes_are_given_to_the_largest_and_no_particle_is_lost():
+    sums = ClassSums(
+        torch.randn(4, 3, 5, dtype=torch.complex64), torch.ones(4, 3), torch.tensor([60.0, 0.0, 20.0, 20.0])
+    )
+    bank = Bank(sums.numerator, sums.log_share)
+    divided, changed = split(sums, bank, torch.Generator().manual_seed(1))
+    assert divided.particles.tolist() == [30.0, 30.0, 20.0, 20.0]
+    torch.testing.assert_close(divided.numerator[1], 0.5 * sums.numerator[0])
+    torch.testing.assert_close(changed.harmonics[0] + changed.harmonics[1], 2 * bank.harmonics[0])
+    assert float((changed.harmonics[0] - changed.harmonics[1]).abs().min()) > 0
+    torch.testing.assert_close(changed.harmonics[2:], bank.harmonics[2:])
+    again, same = split(divided, changed, torch.Generator())
+    assert again is divided
+    torch.testing.assert_close(same.harmonics, changed.harmonics, rtol=0, atol=0)
 
 
 def test_rings_follow_the_particle():

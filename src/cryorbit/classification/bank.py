@@ -36,6 +36,11 @@ class ClassSums:
         numerator = torch.zeros(classes, rings, orders, dtype=torch.complex64, device=device)
         return cls(numerator, torch.zeros(classes, rings, device=device), torch.zeros(classes, device=device))
 
+    @property
+    def log_share(self) -> Float[Tensor, " classes"]:
+        """Logarithm of each class's share, as if each had one particle more."""
+        return ((self.particles + 1.0) / (self.particles.sum() + len(self.particles))).log()
+
     def __add__(self, other: ClassSums) -> ClassSums:
         return ClassSums(self.numerator + other.numerator, self.power + other.power, self.particles + other.particles)
 
@@ -89,7 +94,7 @@ class Bank:
 
 
 def bank_of(sums: ClassSums, noise: Float[Tensor, " rings"], geometry: Geometry) -> Bank:
-    """Wiener-filtered averages of all classes, and their shares with one particle more in each.
+    """Wiener-filtered averages of all classes, and their shares.
 
     Parameters
     ----------
@@ -108,5 +113,4 @@ def bank_of(sums: ClassSums, noise: Float[Tensor, " rings"], geometry: Geometry)
         whole.numerator[:rings, :orders] = numerator[:, :orders]
         whole.power[:rings] = power
         found.append(geometry.template(AverageSums(whole.numerator, whole.power, float(particles)), noise, rings))
-    share = (sums.particles + 1.0) / (sums.particles.sum() + len(sums.particles))
-    return Bank(torch.stack([template.harmonics for template in found]), share.log())
+    return Bank(torch.stack([template.harmonics for template in found]), sums.log_share)

@@ -8,7 +8,7 @@ to the largest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -160,7 +160,7 @@ def learn_classes(
             state.noise = _noise_left(images, rows, total, state.noise, signal / geometry.noise_power)
             state.bank = bank_of(sums, mean_noise(images, state.noise), geometry)
             if number % phase.split_every == phase.split_every - 1 and number < phase.rounds - 1:
-                sums, state.bank = _split(sums, state.bank, generator)
+                sums, state.bank = split(sums, state.bank, generator)
             done += 1
             notify("classes", done / rounds)
     return Classes(state.bank, sums, state.noise, state.spread_px, assigned)
@@ -218,7 +218,7 @@ def _noise_left(images: RingImages, rows: Tensor, total: Tensor, before: Tensor,
     return torch.where(seen[:, None], noise, before)
 
 
-def _split(sums: ClassSums, bank: Bank, generator: torch.Generator) -> tuple[ClassSums, Bank]:
+def split(sums: ClassSums, bank: Bank, generator: torch.Generator) -> tuple[ClassSums, Bank]:
     """Give classes that hardly anyone belongs to to the largest ones, a little different from them."""
     mean = float(sums.particles.sum()) / len(bank)
     largest = sums.particles.argsort(descending=True).tolist()
@@ -232,5 +232,4 @@ def _split(sums: ClassSums, bank: Bank, generator: torch.Generator) -> tuple[Cla
         change = SPLIT_CHANGE * strength * change.to(harmonics.device)
         harmonics[empty], harmonics[source] = harmonics[source] + change, harmonics[source] - change
         sums = sums.replaced(empty, source, 0.5).replaced(source, source, 0.5)
-    share = (sums.particles + 1.0) / (sums.particles.sum() + len(bank))
-    return sums, replace(bank, harmonics=harmonics, log_share=share.log())
+    return sums, Bank(harmonics, sums.log_share)

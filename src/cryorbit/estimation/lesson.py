@@ -76,7 +76,9 @@ def _read_told(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as told:
             return {name: told[name] for name in ("psi_deg", "defocus_um", "seen")}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise RunFolderError(f"{path}: is missing or damaged; start a new run with --overwrite.") from error
+        raise RunFolderError(
+            f"{path}: is missing, damaged or of an earlier version; start a new run with --overwrite."
+        ) from error
 
 
 def common_error(errors: FloatArray) -> float:
