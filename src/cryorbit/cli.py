@@ -20,9 +20,9 @@ click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
 INTERRUPTED = 130
 # In which --help lists them: the order of use.
 ORDER = (
-    simulated.demo, simulated.simulate, files.inspect, runs.run, runs.apply, runs.train, runs.embed, runs.outliers,
-    runs.estimate, runs.limits, files.evaluate, runs.search, simulated.reproduce, runs.report, files.review,
-    files.export, files.relion_job,
+    simulated.demo, simulated.simulate, files.inspect, runs.run, runs.classify, runs.apply, runs.train, runs.embed,
+    runs.outliers, runs.estimate, runs.limits, files.evaluate, runs.search, simulated.reproduce, runs.report,
+    files.review, files.export, files.relion_job,
 )  # fmt: skip
 app.registered_commands.sort(key=lambda command: ORDER.index(command.callback))
 

@@ -194,6 +194,25 @@ class AlignmentConfig(_Part):
     starts: int = Field(2, ge=1, description="Random starts to choose from.")
 
 
+class ClassificationConfig(_Part):
+    """Many views at once."""
+
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Classes to make. Default: as many as images that were held out are better explained by.",
+    )
+    mirror: Literal["separate", "tied"] = Field(
+        "separate",
+        description="Whether a view and its reflection, which is the view from the other side, are two classes or one.",
+    )
+    box_size: int = Field(96, ge=32, le=256, description="Width in pixels to which larger images are brought down.")
+    learn_from: int = Field(
+        20_000, ge=20, description="Particles, drawn at random, that the classes are learnt from; all are classified."
+    )
+
+
 class RunConfig(_Part):
     """Everything that decides the result of a run, apart from the particles."""
 
@@ -203,6 +222,7 @@ class RunConfig(_Part):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    classification: ClassificationConfig = ClassificationConfig()
     estimation: EstimationConfig = EstimationConfig()
 
     @model_validator(mode="after")

@@ -143,8 +143,8 @@ class Job:
 
     def prepare(self) -> dict[str, Any]:
         """Read, crop and standardise every image once."""
-        pixel_size = _one_pixel_size(self.particles)
-        _check_stacks(self.particles, self.folder.manifest["input"])
+        pixel_size = one_pixel_size(self.particles)
+        check_unchanged(self.particles, self.folder.manifest["input"])
         with ImageStack(self.particles.locations) as stack:
             cache = build_cache(
                 stack,
@@ -273,8 +273,8 @@ class Job:
 
     def align(self) -> dict[str, Any]:
         """Angle, shift and defocus of every particle against the set's own average."""
-        pixel_size = _one_pixel_size(self.particles)
-        _check_stacks(self.particles, self.folder.manifest["input"])
+        pixel_size = one_pixel_size(self.particles)
+        check_unchanged(self.particles, self.folder.manifest["input"])
         names = self.particles.image_names
         latent = self._latent_hint() if self.has_latent and not is_guided(self.config) else None
         with freed_memory_kept(), self._spread() as others, ImageStack(self.particles.locations) as stack:
@@ -494,7 +494,14 @@ def _weights(evidence: ImageEvidence, snr: float) -> NDArray[np.float64]:
     return np.asarray(1.0 - evidence_outliers(evidence, None).probability)
 
 
-def _one_pixel_size(particles: ParticleTable) -> float:
+def one_pixel_size(particles: ParticleTable) -> float:
+    """The pixel size of all particles.
+
+    Raises
+    ------
+    ParticleDataError
+        If they have several.
+    """
     sizes = np.unique(particles.imaging.pixel_size_A)
     if len(sizes) != 1 or not np.isfinite(sizes[0]):
         raise ParticleDataError(
@@ -504,8 +511,14 @@ def _one_pixel_size(particles: ParticleTable) -> float:
     return float(sizes[0])
 
 
-def _check_stacks(particles: ParticleTable, recorded: Mapping[str, Any]) -> None:
-    """Refuse images that are not those with which the run began."""
+def check_unchanged(particles: ParticleTable, recorded: Mapping[str, Any]) -> None:
+    """Refuse images that are not those with which a run began.
+
+    Raises
+    ------
+    ParticleDataError
+        If stacks are missing or have changed.
+    """
     problems = check_stacks(particles.locations, particles.image_names, particles.name)
     if problems:
         raise ParticleDataError(problems)

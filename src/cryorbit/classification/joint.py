@@ -13,9 +13,13 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorbit.alignment.defocus import DefocusRange
 from cryorbit.alignment.refine import Batch, centred
 from cryorbit.alignment.search import CircleSearch
 from cryorbit.classification.bank import Bank, ClassSums
+
+# Points of the grid to both sides of the best angle that are the same pose.
+NEAR_ANGLES = 2
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class JointScores:
         Shape (batch, shifts, classes, angles); adds up to 1 for each image.
     log_evidence
         Log-likelihood of each image over that of noise alone, averaged over the prior, shape (batch,).
+    likeness
+        Log-posterior of each class at its best angle and shift, up to a constant for each image, shape (batch,
+        classes).
     image
         Harmonics of the shifted images times their transfer function, shape (batch, rings, shifts, orders).
     power
@@ -38,6 +45,7 @@ class JointScores:
 
     posterior: Float[Tensor, "batch shifts classes angles"]
     log_evidence: Float[Tensor, " batch"]
+    likeness: Float[Tensor, "batch classes"]
     image: Complex[Tensor, "batch rings shifts orders"]
     power: Float[Tensor, "batch rings"]
     centre: Float[Tensor, "batch 2"]
@@ -56,23 +64,30 @@ class Assignment:
     ----------
     number, probability
         The most likely class, from 0, and its probability, shape (images,).
+    pose_probability
+        Of that class and an angle near the most likely one, at any shift, shape (images,).
     psi
         The most likely angle, shape (images,), in radians.
     shift
         The most likely shift in pixels, shape (images, 2).
-    log_evidence
-        As in :class:`JointScores`, shape (images,).
+    log_evidence, likeness
+        As in :class:`JointScores`, shapes (images,) and (images, classes).
     """
 
     number: Int[Tensor, " images"]
     probability: Float[Tensor, " images"]
+    pose_probability: Float[Tensor, " images"]
     psi: Float[Tensor, " images"]
     shift: Float[Tensor, "images 2"]
     log_evidence: Float[Tensor, " images"]
+    likeness: Float[Tensor, "images classes"]
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, in the order of the attributes."""
-        return self.number, self.probability, self.psi, self.shift, self.log_evidence
+        return (
+            self.number, self.probability, self.pose_probability, self.psi, self.shift, self.log_evidence,
+            self.likeness,
+        )  # fmt: skip
 
     @classmethod
     def concatenate(cls, parts: list[Assignment]) -> Assignment:
@@ -82,6 +97,20 @@ class Assignment:
     def of_rows(self, rows: Tensor) -> Assignment:
         """Of some of the images."""
         return Assignment(*(values[rows] for values in self.tensors()))
+
+
+def known_defocus(told: DefocusRange) -> Float[Tensor, " images"]:
+    """What is known of the defocus before the image is seen: the value itself, or the middle of its prior.
+
+    Raises
+    ------
+    ValueError
+        If nothing is known.
+    """
+    known = told.fixed_um if told.fixed_um is not None else told.centre_um
+    if known is None:
+        raise ValueError("Classes are compared at defoci that are known.")
+    return known
 
 
 def compare_with_all(search: CircleSearch, batch: Batch, bank: Bank, centre: Float[Tensor, "batch 2"]) -> JointScores:
@@ -101,9 +130,7 @@ def compare_with_all(search: CircleSearch, batch: Batch, bank: Bank, centre: Flo
     rings, orders, shifts = search.rings, search.orders, search.shifts
     inner = batch.inner(rings)
     weight = inner.ring_weight()
-    defocus = batch.defocus.fixed_um
-    if defocus is None:
-        raise ValueError("Classes are compared at defoci that are known.")
+    defocus = known_defocus(batch.defocus)
     amplitude, power = inner.transfer.amplitude(defocus), inner.transfer.power(defocus)
     harmonics = search.shifted(centred(inner.samples, centre, search.grid))
     image = (harmonics * amplitude[..., None, None]).sum(dim=1)
@@ -117,11 +144,13 @@ def compare_with_all(search: CircleSearch, batch: Batch, bank: Bank, centre: Flo
     where = -0.5 * ((shifts + centre[:, None]) / batch.shift_spread_px).square().sum(dim=2)
     where = where + math.log(_cell_px2(shifts) / (2 * math.pi * batch.shift_spread_px**2))
     log_p += (bank.log_share - norm)[:, None, :, None] + where[:, :, None, None]
-    top = log_p.flatten(1).amax(dim=1)
+    likeness = log_p.amax(dim=(1, 3))
+    top = likeness.amax(dim=1)
     posterior = log_p.sub_(top[:, None, None, None]).exp_()
     total = posterior.sum(dim=(1, 2, 3))
     posterior /= total[:, None, None, None]
-    return JointScores(posterior, top + total.log() - math.log(search.angles), image, power, centre)
+    log_evidence = top + total.log() - math.log(search.angles)
+    return JointScores(posterior, log_evidence, likeness, image, power, centre)
 
 
 def _cell_px2(shifts: Float[Tensor, "shifts 2"]) -> float:
@@ -146,6 +175,10 @@ def most_likely(search: CircleSearch, scores: JointScores) -> Assignment:
     by_class = scores.by_class
     probability, number = by_class.max(dim=1)
     rows = torch.arange(len(number), device=number.device)
-    within = scores.posterior[rows, :, number].flatten(1).argmax(dim=1)
-    shift = search.shifts[within // angles] + scores.centre
-    return Assignment(number, probability, search.psi[within % angles], shift, scores.log_evidence)
+    own = scores.posterior[rows, :, number]
+    within = own.flatten(1).argmax(dim=1)
+    shift, turn = search.shifts[within // angles] + scores.centre, within % angles
+    near = torch.arange(-NEAR_ANGLES, NEAR_ANGLES + 1, device=number.device) + turn[:, None]
+    pose_probability = own.sum(dim=1).gather(1, near % angles).sum(dim=1)
+    psi = search.psi[turn]
+    return Assignment(number, probability, pose_probability, psi, shift, scores.log_evidence, scores.likeness)

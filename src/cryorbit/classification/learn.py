@@ -20,7 +20,8 @@ from cryorbit.alignment.refine import Poses, in_average_frame
 from cryorbit.alignment.search import CircleSearch, shift_grid
 from cryorbit.alignment.templates import Geometry
 from cryorbit.classification.bank import Bank, ClassSums, bank_of
-from cryorbit.classification.joint import Assignment, compare_with_all, most_likely, sums_of_all
+from cryorbit.classification.joint import Assignment, compare_with_all, known_defocus, most_likely, sums_of_all
+from cryorbit.classification.mirror import folded_sums, with_reflections
 
 # Images that a first average is made of, each at a turn of chance.
 FIRST_IMAGES = 30
@@ -34,6 +35,8 @@ FEW, MANY = 0.25, 1.3
 SPLIT_CHANGE = 0.3
 LEAST_NOISE = 0.02
 SHIFT_SPREAD_OF_BOX = 2.5 / 128
+# What images are compared with once the classes are there.
+SEARCH_CYCLES, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX = 12.0, 4 / 128, 2 / 128
 
 Notify = Callable[[str, float], None]
 
@@ -65,7 +68,7 @@ class Phase:
 
 
 PHASES = (
-    Phase(6.0, 20, False, 4, 4 / 128, 2 / 128),
+    Phase(6.0, 20, False, 4, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX),
     Phase(9.0, 20, False, 5, 2 / 128, 2 / 128),
     Phase(9.0, 4, True, 2, 2 / 128, 2 / 128),
     Phase(12.0, 6, True, 3, 2 / 128, 2 / 128),
@@ -85,7 +88,9 @@ class Classes:
     shift_spread_px
         Standard deviation of the prior of the shift.
     assigned
-        Of the sample's images.
+        Of the sample's images: among the classes, and their reflections after them where these are tied.
+    tied
+        Whether a view and its reflection are one class.
     """
 
     bank: Bank
@@ -93,6 +98,10 @@ class Classes:
     noise: Float[Tensor, "groups rings"]
     shift_spread_px: float
     assigned: Assignment
+    tied: bool = False
+
+    def __len__(self) -> int:
+        return len(self.sums.particles)
 
 
 @dataclass
@@ -118,6 +127,7 @@ def learn_classes(
     classes: int,
     seed: int,
     phases: tuple[Phase, ...] = PHASES,
+    tied: bool = False,
     notify: Notify = lambda _note, _part: None,
 ) -> Classes:
     """Learn the averages of so many classes.
@@ -136,6 +146,8 @@ def learn_classes(
         Of all that is random.
     phases
         The schedule.
+    tied
+        Whether a view and its reflection are one class.
     notify
         Told what is going on and what part is done.
     """
@@ -155,7 +167,7 @@ def learn_classes(
         sums = ClassSums.empty(classes, search.rings, search.orders, device)
         for number in range(phase.rounds):
             rows = torch.randperm(n, generator=generator)[:part].sort().values.to(device)
-            fresh, assigned, signal = _one_round(images, rows, state, search)
+            fresh, assigned, signal = _one_round(images, rows, state, search, tied)
             sums = fresh if number == 0 or part == n else sums.times(1 - FRESH_SHARE) + fresh.times(FRESH_SHARE)
             state.noise = _noise_left(images, rows, total, state.noise, signal / geometry.noise_power)
             state.bank = bank_of(sums, mean_noise(images, state.noise), geometry)
@@ -163,20 +175,21 @@ def learn_classes(
                 sums, state.bank = split(sums, state.bank, generator)
             done += 1
             notify("classes", done / rounds)
-    return Classes(state.bank, sums, state.noise, state.spread_px, assigned)
+    return Classes(state.bank, sums, state.noise, state.spread_px, assigned, tied)
 
 
 def _one_round(
-    images: RingImages, rows: Tensor, state: _Progress, search: CircleSearch
+    images: RingImages, rows: Tensor, state: _Progress, search: CircleSearch, tied: bool
 ) -> tuple[ClassSums, Assignment, Float[Tensor, "groups rings"]]:
     """Compare some of the images with all classes: sums for the averages, who belongs where, and the signal's power."""
     few = images.of_rows(rows)
-    sums = ClassSums.empty(len(state.bank), search.rings, search.orders, images.device)
+    bank = with_reflections(state.bank) if tied else state.bank
+    sums = ClassSums.empty(len(bank), search.rings, search.orders, images.device)
     signal = torch.zeros_like(state.noise[:, : search.rings])
-    energy = torch.nn.functional.pad(state.bank.energy, (0, max(0, search.rings - state.bank.rings)))
+    energy = torch.nn.functional.pad(bank.energy, (0, max(0, search.rings - bank.rings)))
     found, order = [], []
-    for of_few, batch in few.batches(state.noise, state.spread_px, BATCH // 2, images.grid.rings):
-        scores = compare_with_all(search, batch, state.bank, state.centre[rows[of_few]])
+    for of_few, batch in few.batches(state.noise, state.spread_px, BATCH // 2, search.rings):
+        scores = compare_with_all(search, batch, bank, state.centre[rows[of_few]])
         sums = sums + sums_of_all(scores)
         assigned = most_likely(search, scores)
         state.centre[rows[of_few]] = assigned.shift
@@ -184,7 +197,8 @@ def _one_round(
         signal[group] += (scores.power * (scores.by_class @ energy[:, : search.rings])).sum(dim=0)
         found.append(assigned)
         order.append(of_few)
-    return sums, Assignment.concatenate(found).of_rows(torch.cat(order).argsort()), signal
+    assigned = Assignment.concatenate(found).of_rows(torch.cat(order).argsort())
+    return folded_sums(sums) if tied else sums, assigned, signal
 
 
 def _first_averages(images: RingImages, rings: int, classes: int, generator: torch.Generator) -> ClassSums:
@@ -196,9 +210,7 @@ def _first_averages(images: RingImages, rings: int, classes: int, generator: tor
     sums = ClassSums.empty(classes, rings, orders, images.device)
     psi = (2 * torch.pi * torch.rand(len(rows), generator=generator)).to(images.device)
     for of_few, batch in few.batches(ones, 1.0, BATCH, rings):
-        defocus = batch.defocus.fixed_um
-        if defocus is None:
-            raise ValueError("Classes are learnt at defoci that are known.")
+        defocus = known_defocus(batch.defocus)
         poses = Poses.at(psi[of_few], torch.zeros(len(batch), 2, device=images.device), defocus)
         harmonics = in_average_frame(batch, poses, images.grid, orders)
         image = (harmonics * batch.transfer.amplitude(defocus)[..., None]).sum(dim=1)

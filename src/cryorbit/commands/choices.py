@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Choices:
     invert: bool | None = None
     select: list[str] | None = None
     subset: int | None = None
+    others: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> RunConfig:
         """Configuration of a new run."""
@@ -70,6 +71,7 @@ class Choices:
         preprocessing = given(invert=self.invert)
         for single in (
             *map(setting, self.settings or []), {"estimation": self.estimation, "preprocessing": preprocessing},
+            self.others,
         ):  # fmt: skip
             merged = merge(merged, single)
         return make_config(self.preset or "fast", merged, self.file)

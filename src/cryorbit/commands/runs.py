@@ -121,6 +121,63 @@ def run(
 
 
 @app.command()
+def classify(
+    particles: Particles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Classes to make. Default: as many as held-out images are better with.",
+            show_default=False,
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="separate (default) or tied: whether a view and its reflection are two classes or one.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    defocus_prior: Annotated[
+        str | None, typer.Option(help="given (trust the file; the default) or micrograph (refine it).")
+    ] = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """From raw picks to clean classes: all views at once, junk in classes of its own, every particle with its pose."""
+    from cryorbit.classified import classify as classify_particles
+
+    told = {"classification": given(views=views, mirror=mirror)}
+    choices = Choices(
+        preset, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
+        subset, told,
+    )  # fmt: skip
+    chosen, rows = choices.config(), choices.rows()
+    with observing(quiet) as observer:
+        result = classify_particles(
+            rows.read(particles, stack_root), out, chosen, rows=rows, overwrite=overwrite, observer=observer
+        )
+    kept = int(result.estimates["kept"].sum())
+    good = int(result.classes["kept"].sum())
+    typer.echo(
+        f"Report:    {result.report}\n"
+        f"Classes:   {out / 'classes.mrcs'} ({good} of particles, {len(result.classes) - good} of junk)\n"
+        f"Particles: {result.particles.name} ({kept:,} of {len(result.particles):,} kept)"
+    )
+
+
+@app.command()
 def apply(
     model: Annotated[Path, typer.Argument(help="Folder of a finished run, such as a preview.", show_default=False)],
     particles: Annotated[

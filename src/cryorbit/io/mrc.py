@@ -96,14 +96,14 @@ def _sizes(sizes: set[tuple[int, int]]) -> str:
 
 
 def write_image(path: Path, image: NDArray[np.floating[Any]], pixel_size_A: float) -> None:
-    """Write one image as an MRC file of mode 2, atomically.
+    """Write one image, or a stack of images, as an MRC file of mode 2, atomically.
 
     Parameters
     ----------
     path
         Where to.
     image
-        Shape (height, width).
+        Shape (height, width), or (images, height, width).
     pixel_size_A
         For the header.
 
@@ -116,6 +116,8 @@ def write_image(path: Path, image: NDArray[np.floating[Any]], pixel_size_A: floa
         # mrcfile tells the format by the suffix, which the name beside keeps.
         file = mrcfile.new(beside)
         file.set_data(np.asarray(image, dtype=np.float32))
+        if image.ndim == 3:
+            file.set_image_stack()
         file.voxel_size = pixel_size_A
         # In place of the time of writing: the same image is the same file.
         file.header.label[0] = "cryorbit"
@@ -134,6 +136,19 @@ def read_image(path: Path) -> NDArray[np.float64]:
     with ImageStack(ImageLocations((path,), first, first)) as stack:
         image: NDArray[np.float64] = stack.read(first)[0].astype(np.float64)
     return image
+
+
+def read_images(path: Path) -> NDArray[np.float64]:
+    """All images of an MRC file, shape (images, height, width).
+
+    Raises
+    ------
+    ParticleDataError
+        If the file is missing or damaged.
+    """
+    every = np.arange(stack_header(path).images, dtype=np.int64)
+    with ImageStack(ImageLocations((path,), np.zeros_like(every), every)) as stack:
+        return np.stack([image.astype(np.float64) for image in stack.read(every)])
 
 
 class ImageStack:

@@ -27,6 +27,8 @@ FILE_COLUMNS = "file_columns.parquet"
 REPORT = "report.html"
 UNFINISHED = "<!-- The run is not finished. -->"
 LOCK = ".lock"
+# Kind of a folder that holds the classes of raw picks.
+CLASSIFICATION = "classification"
 # A run that grows is made anew in here.
 APPENDING = ".appending"
 # Particles that a demonstration made for itself lie inside its run folder.
@@ -214,6 +216,11 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a reproduction, whose runs lie in its folders ({', '.join(manifest.get('sets', []))}); "
                 "give one of them."
+            )
+        if manifest.get("kind") == CLASSIFICATION:
+            raise RunFolderError(
+                f"{path}: holds a classification, not a run of one view; give its particles_kept.star to cryorbit run, "
+                "with --select rlnClassNumber=1 and so on."
             )
         if not to_append and is_pending(path):
             raise RunFolderError(

@@ -111,6 +111,9 @@ def packed(data: bytes) -> str:
 
 # Names that everyone understands, for the columns that a run may have, in the order of their use to people.
 _KNOWN: Sequence[tuple[str, str, str]] = (
+    ("view1", "map of views, first axis", "number"),
+    ("view2", "map of views, second axis", "number"),
+    ("class", "class", "number"),
     ("pc1", "latent, first principal axis", "number"),
     ("pc2", "latent, second principal axis", "number"),
     ("psi_deg", "in-plane angle (°)", "angle"),
@@ -118,6 +121,9 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     ("outlier_probability", "outlier probability", "number"),
     ("kept", "kept by the run", "flag"),
     ("orbit_log_likelihood_ratio", "evidence of the average in the image (nats)", "number"),
+    ("class_probability", "probability of the class", "number"),
+    ("pose_probability", "probability of class and angle", "number"),
+    ("view3", "map of views, third axis", "number"),
     ("pc3", "latent, third principal axis", "number"),
     ("outlier_z", "outlier Z-score", "number"),
     ("psi_std_deg", "angle, standard deviation (°)", "number"),
@@ -155,7 +161,10 @@ _OF_FILES = {
     "rlnLogLikeliContribution": "log likelihood", "rlnNrOfSignificantSamples": "significant samples",
 }  # fmt: skip
 # Where one in a thousand is another is of use: they are not cut at what most have.
-_PROBABILITIES = ("outlier_probability", "orbit_mode_probability", "rlnMaxValueProbDistribution")
+_PROBABILITIES = (
+    "outlier_probability", "orbit_mode_probability", "rlnMaxValueProbDistribution", "class_probability",
+    "pose_probability",
+)  # fmt: skip
 # What says the same as another column, or is of no use for looking at particles.
 _LEFT_OUT = (
     "id", "image", "outlier_score", "weight", "origin_std_A", "orbit_psi_deg", "orbit_defocus_um", "orbit_psi_std_deg",

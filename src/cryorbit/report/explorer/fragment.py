@@ -25,6 +25,8 @@ SCRIPTS = (
 # All columns together, as text; beyond that, those of least use are left out: a page must open.
 MOST_BYTES = 23_000_000
 CIRCLE_BACKGROUND = "#a9aeb3"
+# What a run may have a map of: its latent space, or all views.
+MAPS = (("pc1", "pc2"), ("view1", "view2"))
 START_FILTERS = ("outlier_probability", "defocus_um", "psi_std_deg")
 
 
@@ -45,7 +47,7 @@ def explorer_section(run: RunRecord, review: dict[str, Any] | None = None, most_
     if len([column for column in by_name.values() if column.kind != "words"]) < 2:
         return ""
     axes = [name for name, column in by_name.items() if column.kind != "words"]
-    x, y = ("pc1", "pc2") if {"pc1", "pc2"} <= by_name.keys() else (axes[0], axes[1])
+    x, y = next((pair for pair in MAPS if set(pair) <= by_name.keys()), (axes[0], axes[1]))
     ids = run.column("id")
     decoder = decoder_map(run, (by_name["pc1"].ends, by_name["pc2"].ends)) if x == "pc1" else None
     data = {

@@ -1,0 +1,272 @@
+"""Every image to its class: the joint posterior on a grid, then the alignment's own refinement within the class.
+
+The images that the classes were learnt from are compared with averages that lack their own part; all others
+stream past. Where the grid leaves a doubt, the best few classes are compared on all rings (``contest.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryorbit.alignment.average import BATCH, State, mean_noise, refined, sums_of
+from cryorbit.alignment.evidence import Evidence
+from cryorbit.alignment.images import RingImages
+from cryorbit.alignment.refine import Poses
+from cryorbit.alignment.search import CircleSearch, shift_grid
+from cryorbit.alignment.templates import AverageSums, Geometry, Template
+from cryorbit.classification.bank import Bank
+from cryorbit.classification.contest import contested
+from cryorbit.classification.joint import Assignment, compare_with_all, known_defocus, most_likely
+from cryorbit.classification.learn import SEARCH_CYCLES, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX, Classes, rings_of
+from cryorbit.classification.mirror import in_class_frame, reflected, with_reflections
+from cryorbit.classification.poses import ClassPoses, as_array
+from cryorbit.classification.view_map import ViewMap
+
+# Rounds of average and Newton steps within each class, before and after doubts about classes are settled.
+FIRST_ROUNDS, LAST_ROUNDS, NEWTON_STEPS = 1, 2, 2
+
+Halves = tuple[AverageSums, AverageSums]
+
+
+@dataclass(frozen=True)
+class ClassModel:
+    """What particles are classified by.
+
+    Attributes
+    ----------
+    bank
+        Averages that all images are compared with, on the innermost rings.
+    templates
+        The average of each class on all rings; None of a class that nobody belongs to.
+    noise
+        Variance of each optics group on each ring, shape (groups, rings).
+    mean_noise
+        Over the optics groups by their particles, shape (rings,).
+    shift_spread_px
+        Standard deviation of the prior of the shift.
+    view_map
+        Of all views.
+    tied
+        Whether a view and its reflection are one class.
+    """
+
+    bank: Bank
+    templates: tuple[Template | None, ...]
+    noise: Float[Tensor, "groups rings"]
+    mean_noise: Float[Tensor, " rings"]
+    shift_spread_px: float
+    view_map: ViewMap
+    tied: bool = False
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    @property
+    def search_bank(self) -> Bank:
+        """What images are compared with on the grid: all averages, with their reflections where these are tied."""
+        return with_reflections(self.bank) if self.tied else self.bank
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Classes as they end, with the images that they were learnt from.
+
+    Attributes
+    ----------
+    model
+        For all further particles.
+    halves
+        Sums of the even and the odd ones of each class's images.
+    poses
+        Of the images that they were learnt from.
+    """
+
+    model: ClassModel
+    halves: list[Halves]
+    poses: ClassPoses
+
+
+def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_radius_px: float) -> Settled:
+    """Refine the poses of the images of each class, each against the average of the others.
+
+    Parameters
+    ----------
+    images
+        Those that the classes were learnt from.
+    classes
+        Of :func:`cryorbit.classification.learn.learn_classes`.
+    geometry
+        Of the alignment.
+    particle_radius_px
+        Of the particle.
+    """
+    noise, spread_px, tied = mean_noise(images, classes.noise), classes.shift_spread_px, classes.tied
+    everything = torch.arange(len(classes), device=images.device)
+    view_map = ViewMap.of(in_class_frame(classes.assigned, len(classes))[0].likeness, everything)
+    model = ClassModel(classes.bank, (), classes.noise, noise, spread_px, view_map, tied)
+    within = _within(images, classes.assigned, model, len(classes), geometry, FIRST_ROUNDS)
+    model = replace(model, templates=within.templates)
+    search = _search(images, model, geometry, particle_radius_px)
+    assigned = contested(
+        images, classes.assigned, model.search_bank, model.templates, model.noise, spread_px, search, geometry,
+        within.poses,
+    )  # fmt: skip
+    within = _within(images, assigned, model, len(classes), geometry, LAST_ROUNDS)
+    # Nobody can be sent to a class that has no average.
+    there = torch.tensor([template is not None for template in within.templates], device=images.device)
+    bank = Bank(classes.bank.harmonics, torch.where(there, within.log_share, -torch.inf))
+    model = replace(model, templates=within.templates, bank=bank)
+    assigned, mirrored = in_class_frame(assigned, len(classes))
+    return Settled(model, within.halves, ClassPoses.of(assigned, mirrored, within.poses, within.judged, view_map))
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Images refined within their classes; poses in the frame of the class, in the order of the images."""
+
+    templates: tuple[Template | None, ...]
+    halves: list[Halves]
+    poses: Poses
+    judged: Evidence
+    log_share: Float[Tensor, " classes"]
+
+
+def _within(
+    images: RingImages, assigned: Assignment, model: ClassModel, classes: int, geometry: Geometry, rounds: int
+) -> _Within:
+    """Rounds of averages of all classes, and of each image against the average of the others in its class."""
+    assigned, mirrored = in_class_frame(assigned, classes)
+    images = reflected(images, mirrored) if model.tied else images
+    templates: list[Template | None] = []
+    halves: list[Halves] = []
+    found, evidence, order = [], [], []
+    rings = geometry.grid.rings
+    for number in range(classes):
+        rows = torch.nonzero(assigned.number == number).flatten()
+        if not len(rows):
+            templates.append(None)
+            halves.append((AverageSums.empty(geometry.grid, images.device),) * 2)
+            continue
+        few, own = images.of_rows(rows), assigned.of_rows(rows)
+        poses = Poses.at(own.psi, own.shift, known_defocus(few.defocus))
+        state = State(poses, own.probability, model.noise, model.shift_spread_px)
+        for _ in range(rounds):
+            template = geometry.template(sums_of(few, state, rings), model.mean_noise, rings)
+            poses, judged = refined(few, state, template, geometry, NEWTON_STEPS, own=True)
+            state = replace(state, poses=poses)
+        pair = half_sums(few, state)
+        templates.append(geometry.template(pair[0] + pair[1], model.mean_noise, rings))
+        halves.append(pair)
+        found.append(poses)
+        evidence.append(judged)
+        order.append(rows)
+    back = torch.cat(order).argsort()
+    particles = torch.tensor([first.particles + second.particles for first, second in halves], device=images.device)
+    log_share = ((particles + 1) / (particles.sum() + classes)).log()
+    return _Within(
+        tuple(templates),
+        halves,
+        Poses.concatenate(found).of_rows(back),
+        Evidence.concatenate(evidence).of_rows(back),
+        log_share,
+    )
+
+
+def charted(settled: Settled, assigned: Assignment, good: NDArray[np.bool_]) -> Settled:
+    """The same with a map of those classes alone that are of particles.
+
+    Parameters
+    ----------
+    settled
+        Of :func:`settle`.
+    assigned
+        Its images as they were compared with all classes.
+    good
+        Which classes are of particles, shape (classes,).
+    """
+    assigned = in_class_frame(assigned, len(settled.model))[0]
+    device = assigned.likeness.device
+    counted = torch.from_numpy(np.flatnonzero(good)).to(device)
+    members = torch.from_numpy(good).to(device)[assigned.number]
+    view_map = ViewMap.of(assigned.likeness[members], counted)
+    poses = replace(settled.poses, place=as_array(view_map.coordinates(assigned.likeness)))
+    return replace(settled, model=replace(settled.model, view_map=view_map), poses=poses)
+
+
+def half_sums(images: RingImages, state: State) -> Halves:
+    """Sums of every other image, and of the others."""
+    found = []
+    for parity in (0, 1):
+        rows = torch.arange(parity, len(images), 2, device=images.device)
+        if not len(rows):
+            found.append(AverageSums.empty(images.grid, images.device))
+            continue
+        part = replace(state, poses=state.poses.of_rows(rows), weight=state.weight[rows])
+        found.append(sums_of(images.of_rows(rows), part, images.grid.rings))
+    return found[0], found[1]
+
+
+def assign(
+    images: RingImages, model: ClassModel, geometry: Geometry, particle_radius_px: float
+) -> tuple[ClassPoses, list[Halves]]:
+    """Class and pose of images that the classes were not learnt from, and their sums for each class.
+
+    Parameters
+    ----------
+    images
+        With known defoci, or a prior around them.
+    model
+        What they are compared with.
+    geometry
+        Of the alignment.
+    particle_radius_px
+        Of the particle.
+    """
+    search = _search(images, model, geometry, particle_radius_px)
+    assigned, bank = classify(images, model, search), model.search_bank
+    assigned = contested(images, assigned, bank, model.templates, model.noise, model.shift_spread_px, search, geometry)
+    assigned, mirrored = in_class_frame(assigned, len(model))
+    images = reflected(images, mirrored) if model.tied else images
+    nothing = (AverageSums.empty(geometry.grid, images.device),) * 2
+    halves: list[Halves] = [nothing] * len(model)
+    found, evidence, order = [], [], []
+    for number in torch.unique(assigned.number).tolist():
+        template = model.templates[number]
+        if template is None:
+            raise ValueError(f"images belong to class {number}, which has no average")
+        rows = torch.nonzero(assigned.number == number).flatten()
+        few, own = images.of_rows(rows), assigned.of_rows(rows)
+        start = Poses.at(own.psi, own.shift, known_defocus(few.defocus))
+        state = State(start, own.probability, model.noise, model.shift_spread_px)
+        poses, judged = refined(few, state, template, geometry, NEWTON_STEPS, own=False)
+        halves[number] = half_sums(few, replace(state, poses=poses))
+        found.append(poses)
+        evidence.append(judged)
+        order.append(rows)
+    back = torch.cat(order).argsort()
+    poses, judged = Poses.concatenate(found).of_rows(back), Evidence.concatenate(evidence).of_rows(back)
+    return ClassPoses.of(assigned, mirrored, poses, judged, model.view_map), halves
+
+
+def _search(images: RingImages, model: ClassModel, geometry: Geometry, particle_radius_px: float) -> CircleSearch:
+    """The grid on which images are compared with all classes."""
+    box = geometry.grid.box_size
+    shifts = shift_grid(SHIFT_RANGE_OF_BOX * box, SHIFT_STEP_OF_BOX * box)
+    rings = min(model.bank.rings, rings_of(SEARCH_CYCLES, geometry, particle_radius_px))
+    return CircleSearch(images.grid, rings, shifts, 1.0, images.device)
+
+
+def classify(images: RingImages, model: ClassModel, search: CircleSearch) -> Assignment:
+    """The peak of the joint posterior of each image, on the grid, with reflections after all classes if tied."""
+    found, order = [], []
+    for rows, batch in images.batches(model.noise, model.shift_spread_px, BATCH // 2, search.rings):
+        nowhere = torch.zeros(len(batch), 2, device=images.device)
+        found.append(most_likely(search, compare_with_all(search, batch, model.search_bank, nowhere)))
+        order.append(rows)
+    return Assignment.concatenate(found).of_rows(torch.cat(order).argsort())
