@@ -52,6 +52,12 @@ def simulate(
     ] = None,
     phantom: Annotated[bool, typer.Option("--phantom", help="Project the built-in phantom (the default).")] = False,
     view: Annotated[str, typer.Option(help="Viewing direction ROT,TILT in degrees.")] = "0,0",
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Directions to see it from, evenly over the sphere. Default: only --view.", show_default=False
+        ),
+    ] = None,
     images: Annotated[int | None, typer.Option(help="Number of particles.", show_default=False)] = None,
     snr: Annotated[
         float | None, typer.Option(help="Signal over noise variance; 0 for none.", show_default=False)
@@ -78,16 +84,16 @@ def simulate(
     from cryorbit import simulation
     from cryorbit.config import merge
 
-    projection = simulation.choose_projection(map_file, structure, phantom, simulation.parse_view(view))
     changes = given(
         seed=seed, images=images, snr=snr, defocus_um=defocus, shift_px=shift, outliers=outliers,
-        dose_per_nm2=dose, ice_nm=ice,
+        dose_per_nm2=dose, ice_nm=ice, views=views, view_spread_deg=None if views is None else 180.0,
     )  # fmt: skip
     for single in map(setting, settings or []):
         changes = merge(changes, single)
     config = simulation.make_simulation_config(preset, changes)
     with observing(quiet) as observer:
         observer.stage("Simulating")
+        projection = simulation.choose_projections(map_file, structure, phantom, simulation.parse_view(view), config)
         simulation.simulate(out, projection, config, progress=observer.advance, keep_micrographs=keep_micrographs)
     typer.echo(f"Particles: {out / 'particles.star'} ({config.images:,}, truth in {out / 'truth.star'})")
 

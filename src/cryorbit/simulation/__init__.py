@@ -14,6 +14,7 @@ from cryorbit.simulation.specimens import (
     structure_projection,
 )
 from cryorbit.simulation.truth import TruthTable, draw_truth
+from cryorbit.simulation.view_spread import choose_projections
 
 __all__ = [
     "KINDS",
@@ -28,6 +29,7 @@ __all__ = [
     "SimulationSummary",
     "TruthTable",
     "choose_projection",
+    "choose_projections",
     "draw_truth",
     "iter_images",
     "make_simulation_config",

@@ -124,7 +124,9 @@ class SimulationConfig(BaseModel):
     )  # fmt: skip
     particles_per_micrograph: int = Field(48, ge=1)
     views: int = Field(1, ge=1, le=1000, description="Directions that particles are seen from, evenly in a cone.")
-    view_spread_deg: float = Field(0.0, ge=0, le=90, description="How far they lie from the view at most.")
+    view_spread_deg: float = Field(
+        0.0, ge=0, le=180, description="How far they lie from the view at most; 180 for all of the sphere."
+    )
     snr_factor: float = Field(
         1.0,
         ge=1,

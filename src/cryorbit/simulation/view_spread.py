@@ -14,9 +14,11 @@ from scipy import ndimage
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import ConfigurationError
 from cryorbit.simulation.phantom import phantom_atoms_A
+from cryorbit.simulation.settings import SimulationConfig
 from cryorbit.simulation.specimens import (
     Projection,
     View,
+    choose_projection,
     project_atoms,
     project_volume,
     read_map,
@@ -142,3 +144,23 @@ def choose_specimen(map_path: Path | None, structure_path: Path | None) -> Speci
 
 def _project_volume(volume: FloatArray, voxel_A: float, matrix: FloatArray, view: View) -> Projection:
     return project_volume(volume, voxel_A, matrix, view)
+
+
+def choose_projections(
+    map_path: Path | None, structure_path: Path | None, phantom: bool, view: View, config: SimulationConfig
+) -> Projection | list[Projection]:
+    """The one specimen that was named, from the view, or from as many directions as a configuration has.
+
+    Raises
+    ------
+    ConfigurationError
+        If more than one was named.
+    ParticleDataError
+        If the file cannot be read.
+    """
+    if config.views == 1:
+        return choose_projection(map_path, structure_path, phantom, view)
+    if phantom and (map_path is not None or structure_path is not None):
+        raise ConfigurationError("--map, --structure and --phantom exclude each other: give one of them.")
+    tips = cone_tips(config.views, config.view_spread_deg)
+    return spread_projections(choose_specimen(map_path, structure_path), view, tips)
