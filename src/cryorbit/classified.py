@@ -42,8 +42,8 @@ from cryorbit.rows import Rows
 from cryorbit.stages import check_unchanged, one_pixel_size
 from cryorbit.training.checkpoint import load_checkpoint, save_checkpoint
 
-STAGES = ("learn", "assign", "report")
-TITLES = {"learn": "Learning the classes", "assign": "Classifying", "report": "Writing the report"}
+STAGES = ("learn", "estimate", "report")
+TITLES = {"learn": "Learning the classes", "estimate": "Classifying", "report": "Writing the report"}
 LEARNT = "classes.pt"
 AVERAGES, CLASS_STAR, CLASS_TABLE = "classes.mrcs", "classes.star", "classes.csv"
 CLASS_NUMBER = "rlnClassNumber"
@@ -154,7 +154,7 @@ class ClassJob:
     def run(self) -> None:
         """Run the stages that are not done yet."""
         actions: dict[str, Callable[[], dict[str, Any]]] = {
-            "learn": self.learn, "assign": self.assign, "report": self.report,
+            "learn": self.learn, "estimate": self.estimate, "report": self.report,
         }  # fmt: skip
         for stage in STAGES:
             if self.folder.stage_done(stage):
@@ -220,7 +220,7 @@ class ClassJob:
         self.observer.advance(0, len(rows), "reading the sample")
         return reader.read(rows)
 
-    def assign(self) -> dict[str, Any]:
+    def estimate(self) -> dict[str, Any]:
         """Class and pose of every particle, and the files."""
         with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
             reader = self._reader(stack)
