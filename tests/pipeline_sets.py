@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryorbit import make_config, simulate
-from cryorbit.simulation import make_simulation_config, phantom_projection
+from cryorbit.simulation import choose_projections, make_simulation_config, phantom_projection
 
 TINY_RUN = {
     "preprocessing": {"box_size": 32},
@@ -26,3 +26,19 @@ def tiny_set(folder: Path, images: int = 60, seed: int = 1, **changes) -> Path:
     )
     simulate(folder, phantom_projection(), config)
     return folder / "particles.star"
+
+
+def many_views(folder: Path, images: int = 260, seed: int = 3, **changes) -> Path:
+    """A simulated set of three very different views, with junk; gives the path of its STAR file."""
+    config = make_simulation_config("junk", {
+        "images": images, "seed": seed, "box": 48, "pixel_size_A": 8.0, "snr": 0.5, "views": 3,
+        "view_spread_deg": 180.0, "defocus_um": "1.0:2.5", **changes,
+    })  # fmt: skip
+    simulate(folder, choose_projections(None, None, False, (20.0, 40.0), config), config)
+    return folder / "particles.star"
+
+
+def class_config(views: int = 6, **changes):
+    """Of a classification of such a set."""
+    classification = {"views": views, "box_size": 48, **changes.pop("classification", {})}
+    return make_config("fast", {"classification": classification, "training": {"accelerator": "cpu"}, **changes})

@@ -15,24 +15,8 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 import cryorbit as co
 from cryorbit.classified import STAGES, ClassJob, classify
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
-from cryorbit.simulation import choose_projections, make_simulation_config
 
-VIEWS = 3
-
-
-def many_views(folder, images=260, seed=3, **changes):
-    """A simulated set of a few very different views, with junk."""
-    config = make_simulation_config("junk", {
-        "images": images, "seed": seed, "box": 48, "pixel_size_A": 8.0, "snr": 0.5, "views": VIEWS,
-        "view_spread_deg": 180.0, "defocus_um": "1.0:2.5", **changes,
-    })  # fmt: skip
-    co.simulate(folder, choose_projections(None, None, False, (20.0, 40.0), config), config)
-    return folder / "particles.star"
-
-
-def config_of(views=6, **changes):
-    changes = {"classification": {"views": views, "box_size": 48, **changes.pop("classification", {})}, **changes}
-    return co.make_config("fast", {**changes, "training": {"accelerator": "cpu"}})
+from .pipeline_sets import class_config, many_views
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +24,7 @@ def classified(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classified")
     star = many_views(folder / "set")
     truth = pd.read_csv(folder / "set" / "truth.csv")
-    return star, truth, classify(star, folder / "out", config_of())
+    return star, truth, classify(star, folder / "out", class_config())
 
 
 def test_views_and_junk_are_told_apart(classified):
@@ -85,7 +69,7 @@ def test_averages_are_in_the_order_of_the_classes(classified):
     assert averages.shape == (len(classes), 48, 48)
     assert pixel_size == pytest.approx(8.0)
     references = star["model_classes"]["rlnReferenceImage"].tolist()
-    assert references == [f"{k + 1:06d}@classes.mrcs" for k in range(len(classes))]
+    assert references == [f"{k + 1:06d}@{(result.folder / 'classes.mrcs').resolve()}" for k in range(len(classes))]
     assert star["model_classes"]["rlnClassDistribution"].sum() == pytest.approx(1.0, abs=1e-4)
     # The kept ones come first, the largest first.
     kept = classes["kept"].to_numpy()
@@ -119,12 +103,12 @@ def test_a_finished_one_is_not_overwritten_and_another_number_is_another_one(cla
     star, _, result = classified
     for views in (6, 5):
         with pytest.raises(RunFolderError, match="--overwrite"):
-            classify(star, result.folder, config_of(views))
+            classify(star, result.folder, class_config(views))
 
 
 def test_an_interrupted_one_goes_on(tmp_path, monkeypatch):
     star = many_views(tmp_path / "set", images=120)
-    whole = classify(star, tmp_path / "whole", config_of(3))
+    whole = classify(star, tmp_path / "whole", class_config(3))
 
     def stop(self):
         raise KeyboardInterrupt
@@ -132,11 +116,11 @@ def test_an_interrupted_one_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ClassJob, "estimate", stop)
         with pytest.raises(KeyboardInterrupt):
-            classify(star, tmp_path / "cut", config_of(3))
+            classify(star, tmp_path / "cut", class_config(3))
     manifest = json.loads((tmp_path / "cut" / "run.json").read_text())
     assert list(manifest["stages"]) == ["learn"]
     monkeypatch.setattr(ClassJob, "learn", stop)  # what is done is not done again
-    resumed = classify(star, tmp_path / "cut", config_of(3))
+    resumed = classify(star, tmp_path / "cut", class_config(3))
     assert list(json.loads((tmp_path / "cut" / "run.json").read_text())["stages"]) == list(STAGES)
     pd.testing.assert_frame_equal(resumed.estimates, whole.estimates)
 
@@ -144,7 +128,7 @@ def test_an_interrupted_one_goes_on(tmp_path, monkeypatch):
 def test_those_that_are_not_learnt_from_are_classified_as_well(tmp_path):
     star = many_views(tmp_path / "set")
     truth = pd.read_csv(tmp_path / "set" / "truth.csv")
-    result = classify(star, tmp_path / "out", config_of(6, classification={"learn_from": 120}))
+    result = classify(star, tmp_path / "out", class_config(6, classification={"learn_from": 120}))
     junk = truth["outlier"].to_numpy(dtype=bool)
     assert result.estimates["class"].notna().all()
     assert roc_auc_score(junk, result.estimates["outlier_score"]) > 0.85
@@ -152,14 +136,14 @@ def test_those_that_are_not_learnt_from_are_classified_as_well(tmp_path):
 
 def test_reflections_can_be_tied(tmp_path):
     star = many_views(tmp_path / "set", images=150)
-    result = classify(star, tmp_path / "out", config_of(3, classification={"mirror": "tied"}))
+    result = classify(star, tmp_path / "out", class_config(3, classification={"mirror": "tied"}))
     assert set(result.particles.numbers("cryorbitMirrored", -1.0)) <= {0.0, 1.0}
     assert "cryorbitMirrored" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_defoci_near_the_file_s_are_refined(tmp_path):
     star = many_views(tmp_path / "set", images=150, outliers=0.0)
-    result = classify(star, tmp_path / "out", config_of(3, estimation={"defocus_prior": "micrograph"}))
+    result = classify(star, tmp_path / "out", class_config(3, estimation={"defocus_prior": "micrograph"}))
     truth = pd.read_csv(tmp_path / "set" / "truth.csv")["defocus_um"].to_numpy()
     before = co.read_particles(star).defocus_A / 1e4
     after = result.particles.defocus_A / 1e4
@@ -171,20 +155,20 @@ def test_old_class_numbers_stay_beside(tmp_path):
     star = many_views(tmp_path / "set", images=60)
     table = co.read_particles(star).with_columns({"rlnClassNumber": np.arange(60) % 7})
     co.write_particles(tmp_path / "set" / "classes.star", table)
-    result = classify(tmp_path / "set" / "classes.star", tmp_path / "out", config_of(2))
+    result = classify(tmp_path / "set" / "classes.star", tmp_path / "out", class_config(2))
     assert result.particles.numbers("cryorbitInputClassNumber", -1.0).tolist() == (np.arange(60) % 7).tolist()
 
 
 def test_mistakes_get_their_sentence(tmp_path):
     star = many_views(tmp_path / "set", images=40)
     with pytest.raises(ParticleDataError, match="40 particles, too few for 50 classes"):
-        classify(star, tmp_path / "out", config_of(50))
+        classify(star, tmp_path / "out", class_config(50))
     with pytest.raises(ConfigurationError, match="defoci that are known"):
-        classify(star, tmp_path / "out", config_of(2, estimation={"defocus_prior": "blind"}))
+        classify(star, tmp_path / "out", class_config(2, estimation={"defocus_prior": "blind"}))
     table = co.read_particles(star)
     bare = table.frame.drop(columns=["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"])
     with pytest.raises(ConfigurationError, match="has no defocus"):
-        classify(replace(table, frame=bare), tmp_path / "out", config_of(2))
+        classify(replace(table, frame=bare), tmp_path / "out", class_config(2))
     assert not (tmp_path / "out").exists()
 
 
@@ -192,6 +176,13 @@ def test_a_run_cannot_go_on_in_its_folder(classified):
     _, _, result = classified
     with pytest.raises(RunFolderError, match="classification"):
         co.rerun(result.folder, "estimate")
+
+
+def test_what_it_wrote_finds_its_images_from_anywhere(classified, tmp_path, monkeypatch):
+    _, _, result = classified
+    monkeypatch.chdir(tmp_path)
+    table = co.read_particles(result.folder / "particles_kept.star")
+    assert all(path.is_file() for path in table.locations.used)
 
 
 def test_kept_particles_of_a_class_are_exported(classified, tmp_path):

@@ -48,6 +48,8 @@ LEARNT = "classes.pt"
 AVERAGES, CLASS_STAR, CLASS_TABLE = "classes.mrcs", "classes.star", "classes.csv"
 CLASS_NUMBER = "rlnClassNumber"
 CLASS_PROBABILITY = "cryorbitClassProbability"
+# What RELION writes where an accuracy cannot be known.
+NO_ACCURACY = 999.0
 MIRRORED = "cryorbitMirrored"
 # Search range for a defocus near that of the file, in micrometres.
 SEARCHED_um = (0.2, 6.0)
@@ -165,6 +167,11 @@ class ClassJob:
             self.folder.manifest["finished"] = stage == STAGES[-1]
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)
 
+    @property
+    def _pixel_size_A(self) -> float:
+        """Of the images as they are classified."""
+        return float(self.folder.manifest["images"]["pixel_size_A"])
+
     def learn(self) -> dict[str, Any]:
         """Averages of all classes, from a sample."""
         settings, n = self.config.classification, len(self.particles)
@@ -230,10 +237,12 @@ class ClassJob:
             facts, pictures = self._facts(found, settled.model.mean_noise, reader)
         judged = judge(found.poses, facts)
         order, table = self._ranked(found, facts, judged)
+        grid = geometry_of(reader).grid
+        table["limit_A"] = grid.box_size * info.pixel_size_A / grid.rings
         write_image(self.folder.path / AVERAGES, pictures[order], info.pixel_size_A)
         self._write_classes(table, info.pixel_size_A)
         self._write_particles(found, order, judged, info.pixel_size_A)
-        return {"classes": len(table), "kept_classes": int(table["kept"].sum())}
+        return {"classes": len(table), "kept_classes": int(table["kept"].sum()), "limit_A": table["limit_A"].iloc[0]}
 
     @staticmethod
     def _facts(found: Classified, noise: Tensor, reader: RingReader) -> tuple[ClassFacts, FloatArray]:
@@ -260,6 +269,8 @@ class ClassJob:
         table["kept"] = table["outlier_probability"] <= self.config.estimation.outlier_threshold
         table["share"] = facts.particles / facts.particles.sum()
         table["particles"] = facts.particles.astype(np.int64)
+        origin_std = pd.Series(found.poses.shift_std_px).groupby(number).median()
+        table["origin_std_A"] = origin_std.reindex(range(classes)).to_numpy() * self._pixel_size_A
         there = table[table["particles"] > 0].sort_values(
             ["kept", "kept_particles", "particles"], ascending=False, kind="stable"
         )
@@ -269,15 +280,21 @@ class ClassJob:
     def _write_classes(self, table: pd.DataFrame, pixel_size_A: float) -> None:
         """``classes.csv``, and ``classes.star`` for RELION."""
         write_table(self.folder.path / CLASS_TABLE, table)
+        signal = table["deviation_empty"].to_numpy() == 0
+        stack = _as_given(self.folder.path / AVERAGES)
         star = pd.DataFrame({
-            "rlnReferenceImage": [f"{number:06d}@{AVERAGES}" for number in table["class"]],
+            "rlnReferenceImage": [f"{number:06d}@{stack}" for number in table["class"]],
             "rlnClassDistribution": table["share"].to_numpy(),
-            "rlnAccuracyRotations": table["psi_std_deg"].to_numpy(),
+            "rlnAccuracyRotations": np.where(signal, table["psi_std_deg"], NO_ACCURACY),
+            "rlnAccuracyTranslationsAngst": np.where(signal, table["origin_std_A"], NO_ACCURACY),
             "rlnEstimatedResolution": table["resolution_A"].to_numpy(),
             "cryorbitClassParticles": table["particles"].to_numpy(),
             conventions.OUTLIER_PROBABILITY: table["outlier_probability"].to_numpy(),
         })  # fmt: skip
-        general = pd.DataFrame({"rlnPixelSize": [pixel_size_A], "rlnNrClasses": [len(table)]})
+        general = pd.DataFrame({
+            "rlnReferenceDimensionality": [2], "rlnDataDimensionality": [2], "rlnNrClasses": [len(table)],
+            "rlnPixelSize": [pixel_size_A], "rlnCurrentResolution": [float(table["resolution_A"].min())],
+        })  # fmt: skip
         write_star(self.folder.path / CLASS_STAR, {"model_general": general, "model_classes": star})
 
     def _write_particles(
@@ -328,3 +345,11 @@ class ClassJob:
 
         write_class_report(self.folder.path, pictures_of(self.folder.path, self.config, self.particles))
         return {}
+
+
+def _as_given(path: Path) -> str:
+    """A path from the working folder, as RELION has them from its project's, where it lies within; else the whole."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path.resolve())

@@ -140,7 +140,10 @@ def classify(
             show_default=False,
         ),
     ] = None,
-    preset: Preset = None,
+    diameter: Annotated[
+        float | None,
+        typer.Option(help="Of the particle in Angstrom. Default: three quarters of the box.", show_default=False),
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     defocus_prior: Annotated[
@@ -155,12 +158,12 @@ def classify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """From raw picks to clean classes: all views at once, junk in classes of its own, every particle with its pose."""
+    """2D classification of raw picks without a reference: class averages, junk, every particle's class and pose."""
     from cryorbit.classified import classify as classify_particles
 
-    told = {"classification": given(views=views, mirror=mirror)}
+    told = {"classification": given(views=views, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
     choices = Choices(
-        preset, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
+        None, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
         subset, told,
     )  # fmt: skip
     chosen, rows = choices.config(), choices.rows()

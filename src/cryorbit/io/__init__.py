@@ -12,7 +12,7 @@ from cryorbit.io.cryosparc_records import CsDocument
 from cryorbit.io.cryosparc_write import write_cs
 from cryorbit.io.hdf5 import SUFFIXES, examine_hdf5
 from cryorbit.io.mrc import ImageStack, check_stacks
-from cryorbit.io.runs import run_input
+from cryorbit.io.runs import run_identity, run_input
 from cryorbit.io.star import examine_star, judged_star_rows, write_star, write_star_particles
 from cryorbit.particles import Imaging, ParticleTable
 
@@ -70,9 +70,18 @@ def examine_particles(
     ParticleDataError
         If the file holds no particles at all.
     """
+    if stack_root is None and home is None:
+        home, stack_root = _where_it_came_from(path)
     suffix = path.suffix.lower()
     examine = examine_cs if suffix in CRYOSPARC_SUFFIXES else examine_hdf5 if suffix in SUFFIXES else examine_star
     return examine(path, stack_root, check_images, home)
+
+
+def _where_it_came_from(path: Path) -> tuple[Path | None, Path | None]:
+    """Of a file that a run wrote: the run's own input, from which its images' paths are counted, and their root."""
+    if not path.name.startswith("particles") or run_identity(path.parent) is None:
+        return None, None
+    return run_input(path.parent)
 
 
 def read_some(

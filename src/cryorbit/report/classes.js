@@ -1,8 +1,9 @@
 // Cards of class averages: which classes are selected, and what share of each.
 
 function wireClasses(explorer) {
-  const cards = [...document.querySelectorAll("#class-cards button")], clean = document.getElementById("classes-clean");
+  const cards = [...document.querySelectorAll(".class-cards button")], clean = document.getElementById("classes-clean");
   const column = explorer.column("class"), totals = new Map(), chosen = new Set();
+  const rejected = new Set(cards.filter((card) => card.dataset.kept !== "true").map((card) => Number(card.dataset.class)));
   const classOf = (row) => Math.round(column.at(column.levels[row]));
   for (let row = 0; row < explorer.n; row++) totals.set(classOf(row), (totals.get(classOf(row)) || 0) + 1);
   let own = false;  // whether a change of the selection comes from here
@@ -12,9 +13,11 @@ function wireClasses(explorer) {
   }
 
   function pick() {
-    const inside = new Uint8Array(explorer.n), kept = clean.checked && explorer.kept ? explorer.kept.levels : null;
+    const inside = new Uint8Array(explorer.n);
     for (let row = 0; row < explorer.n; row++) {
-      if (chosen.has(classOf(row)) && (kept === null || kept[row] > LEVELS / 2)) inside[row] = 1;
+      const number = classOf(row);
+      // Of a class that was rejected and is wanted all the same, every particle is.
+      if (chosen.has(number) && (!clean.checked || rejected.has(number) || explorer.isKept(row))) inside[row] = 1;
     }
     own = true;
     explorer.pick(inside, "replace");
@@ -34,7 +37,6 @@ function wireClasses(explorer) {
     for (const card of cards) {
       const number = Number(card.dataset.class), count = counts.get(number) || 0, total = totals.get(number) || 1;
       card.querySelector(".bar-of i").style.width = `${(100 * count) / total}%`;
-      card.querySelector(".selected").textContent = `${count.toLocaleString("en")} of ${total.toLocaleString("en")} selected`;
       if (own) continue;
       if (count === 0) chosen.delete(number);
       else chosen.add(number);
@@ -48,7 +50,7 @@ function wireClasses(explorer) {
     pick();
   });
   const isKept = (card) => card.dataset.kept === "true";
-  const wanted = { kept: isKept, all: () => true, none: () => false };
+  const wanted = { kept: isKept, rejected: (card) => !isKept(card), all: () => true, none: () => false };
   for (const button of document.querySelectorAll("[data-classes]")) {
     button.addEventListener("click", () => { choose(wanted[button.dataset.classes]); pick(); });
   }
@@ -66,7 +68,7 @@ async function waitForExplorer() {
   if (box.dataset.ready !== "true") return;
   await window.cryorbitExplorer.column("class").load();
   wireClasses(window.cryorbitExplorer);
-  document.getElementById("class-cards").dataset.ready = "true";
+  document.getElementById("cards").dataset.ready = "true";
 }
 
 waitForExplorer();

@@ -112,7 +112,7 @@ def _fitting(run: RunRecord, most_bytes: int) -> tuple[list[tuple[Column, str]],
 
 
 def _start_colour(columns: dict[str, Column]) -> str | None:
-    return next((name for name in ("defocus_um", "outlier_probability", "kept") if name in columns), None)
+    return next((name for name in ("class", "defocus_um", "outlier_probability", "kept") if name in columns), None)
 
 
 def _said(left_out: list[str]) -> str:

@@ -37,6 +37,9 @@ class Explorer {
     return this.colours[name];
   }
 
+  // Whether the run kept a particle; all where it did not say.
+  isKept(row) { return !this.kept || this.kept.levels[row] > LEVELS / 2; }
+
   // What a particle is called in the file: its number, from 1.
   number(row) { return (this.ids ? this.ids[row] : row) + 1; }
 
