@@ -8,7 +8,8 @@ and over: every row is read, embedded, aligned and written by itself, as if it w
 cut short, for what it costs does not depend on the number of particles. Each number runs in a process of its own;
 peaks are those of the resident memory within each stage (``VmHWM`` of Linux); time of the processor and memory of
 ``--workers`` are their own and not counted. ``CRYORBIT_THREADS`` says how many threads there are. With ``--views`` it
-is a classification that is measured, into so many classes, of images that are seen from 200 directions.
+is a classification that is measured, into so many classes, of images that are seen from 200 directions, learnt
+from 5,000 of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cryorbit.simulation import choose_projections, make_simulation_config
 from cryorbit.stages import TITLES
 
 WIDTH_A = 384.0
-DIRECTIONS = 200
+DIRECTIONS, LEARN_FROM = 200, 5000
 CUT_SHORT = {"training": {"images_budget": 2000}, "estimation": {"defocus_prior": "blind"}}
 
 
@@ -102,7 +103,7 @@ def measure(star: Path, options: argparse.Namespace) -> None:
     watch = Watch()
     config = co.make_config("fast", {**CUT_SHORT, "seed": options.seed})
     if options.views:
-        classes = {"seed": options.seed, "classification": {"views": options.views}}
+        classes = {"seed": options.seed, "classification": {"views": options.views, "learn_from": LEARN_FROM}}
         classify(star, options.work, co.make_config("fast", classes), observer=watch)
         watch.close()
         print(json.dumps({"stages": watch.stages}))

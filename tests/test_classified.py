@@ -96,7 +96,7 @@ def test_the_page_has_every_class(classified):
     page = (result.folder / "report.html").read_text()
     assert page.count('<button type="button" data-class=') == len(result.classes)
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert (result.folder / "figures" / "classes.png").is_file()
+    assert (result.folder / "figures" / "class_averages.png").is_file()
 
 
 def test_a_finished_one_is_not_overwritten_and_another_number_is_another_one(classified):

@@ -24,13 +24,22 @@ from cryorbit.classification.measure import averages_of, class_facts, images_of
 from cryorbit.classification.quality import ClassFacts, class_deviations, class_log_odds, judge
 from cryorbit.classification.stream import Classified, as_plain, classify_all, from_plain
 from cryorbit.config import RunConfig, make_config
-from cryorbit.conventions import ANGSTROM_PER_UM, FloatArray, wrap_deg
-from cryorbit.errors import ConfigurationError, ParticleDataError
+from cryorbit.conventions import ANGSTROM_PER_UM, CLASS_NUMBER, CLASS_PROBABILITY, MIRRORED, FloatArray, wrap_deg
+from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.estimation.outliers import FEWEST_PARTICLES, OutlierResult
 from cryorbit.io import ImageStack, read_written
 from cryorbit.io.fingerprints import identity
 from cryorbit.io.mrc import write_image
-from cryorbit.io.runs import CLASSIFICATION, FILE_COLUMNS, RunFolder, has_report, read_table, report_path, write_table
+from cryorbit.io.runs import (
+    CLASSIFICATION,
+    FILE_COLUMNS,
+    RunFolder,
+    has_report,
+    manifest_of,
+    read_table,
+    report_path,
+    write_table,
+)
 from cryorbit.io.star import write_star
 from cryorbit.machine import device_for, freed_memory_kept
 from cryorbit.manifest import new_manifest
@@ -46,11 +55,8 @@ STAGES = ("learn", "estimate", "report")
 TITLES = {"learn": "Learning the classes", "estimate": "Classifying", "report": "Writing the report"}
 LEARNT = "classes.pt"
 AVERAGES, CLASS_STAR, CLASS_TABLE = "classes.mrcs", "classes.star", "classes.csv"
-CLASS_NUMBER = "rlnClassNumber"
-CLASS_PROBABILITY = "cryorbitClassProbability"
 # What RELION writes where an accuracy cannot be known.
 NO_ACCURACY = 999.0
-MIRRORED = "cryorbitMirrored"
 # Search range for a defocus near that of the file, in micrometres.
 SEARCHED_um = (0.2, 6.0)
 MICROGRAPH, GIVEN = "micrograph", "given"
@@ -127,6 +133,18 @@ def classify(
             f"{table.name}: has {len(table)} particles, too few for {config.classification.views or 'any'} classes "
             f"(expected {fewest} or more)."
         )
+    learnt_from = config.classification.learn_from
+    if learnt_from < (config.classification.views or 1):
+        raise ConfigurationError(
+            f"classification.learn_from is {learnt_from}, fewer than the {config.classification.views} classes to be "
+            "learnt; make it larger."
+        )
+    if config.estimation.outlier_method not in ("auto", "evidence"):
+        raise ConfigurationError(
+            f"outlier_method is {config.estimation.outlier_method}, which looks at a latent space, and a "
+            "classification has none: leave it out."
+        )
+    one_pixel_size(table)
     manifest = new_manifest(table, config, False, rows)
     manifest |= {"kind": CLASSIFICATION, "identity": identity({"kind": CLASSIFICATION, "of": manifest["identity"]})}
     folder = RunFolder.create_or_continue(
@@ -159,13 +177,24 @@ class ClassJob:
             "learn": self.learn, "estimate": self.estimate, "report": self.report,
         }  # fmt: skip
         for stage in STAGES:
-            if self.folder.stage_done(stage):
+            if self.folder.stage_done(stage) and not (stage == "learn" and self._learnt_is_lost()):
                 continue
             self.observer.stage(TITLES[stage])
             started = time.perf_counter()
             facts = actions[stage]()
             self.folder.manifest["finished"] = stage == STAGES[-1]
             self.folder.record_stage(stage, time.perf_counter() - started, **facts)
+
+    def _learnt_is_lost(self) -> bool:
+        """Whether what was learnt is needed still, and cannot be read."""
+        if self.folder.stage_done("estimate"):
+            return False
+        try:
+            load_checkpoint(self.folder.path / "checkpoint" / LEARNT)
+        except RunFolderError:
+            self.observer.say("What was learnt before cannot be read any more: it is learnt again.")
+            return True
+        return False
 
     @property
     def _pixel_size_A(self) -> float:
@@ -193,8 +222,7 @@ class ClassJob:
             settled = settle(images, classes, geometry, radius)
             facts = self._facts(Classified(settled.poses, settled.halves), settled.model.mean_noise, reader)[0]
             good = (class_log_odds(facts) < 0) & (facts.particles > 0)
-            if good.any():
-                settled = charted(settled, classes.assigned, good)
+            settled = charted(settled, classes.assigned, good if good.any() else facts.particles > 0)
         save_checkpoint(self.folder.file("checkpoint", LEARNT), as_plain(settled, rows))
         return {"views": views, "learnt_from": len(rows)}
 
@@ -241,6 +269,11 @@ class ClassJob:
         table["limit_A"] = grid.box_size * info.pixel_size_A / grid.rings
         write_image(self.folder.path / AVERAGES, pictures[order], info.pixel_size_A)
         self._write_classes(table, info.pixel_size_A)
+        if not table["kept"].any():
+            self.warn(
+                "No class was kept: the images show nothing that could be aligned, or nothing that most of them share. "
+                "Look at the averages; select classes on the page if some are good all the same."
+            )
         self._write_particles(found, order, judged, info.pixel_size_A)
         return {"classes": len(table), "kept_classes": int(table["kept"].sum()), "limit_A": table["limit_A"].iloc[0]}
 
@@ -330,7 +363,8 @@ class ClassJob:
         write_table(self.folder.path / FILE_COLUMNS, results.file_columns(particles))
         table = results.annotated(particles, written, scores, judged.meaningful)
         columns: dict[str, Any] = {CLASS_NUMBER: number, CLASS_PROBABILITY: poses.class_probability}
-        if self.config.classification.mirror == "tied":
+        # A column of an earlier classification would speak of other angles.
+        if self.config.classification.mirror == "tied" or MIRRORED in particles:
             columns[MIRRORED] = poses.mirrored.astype(np.int64)
             estimates["mirrored"] = poses.mirrored
         if CLASS_NUMBER in particles and input_column(CLASS_NUMBER) not in particles:
@@ -353,3 +387,23 @@ def _as_given(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path.resolve())
+
+
+def redraw(folder: Path) -> Path | None:
+    """Write the page of a finished classification again; None where the folder holds something else.
+
+    Raises
+    ------
+    RunFolderError
+        If the classification is not finished, or its files are gone.
+    """
+    manifest = manifest_of(folder)
+    if manifest is None or manifest.get("kind") != CLASSIFICATION:
+        return None
+    if "estimate" not in manifest["stages"]:
+        raise RunFolderError(f"{folder}: its classification is not finished; give its command again, which goes on.")
+    from cryorbit.report.classes_page import write_class_report
+    from cryorbit.thumbnails import pictures_of
+
+    saved = manifest["configuration"]
+    return write_class_report(folder, pictures_of(folder, make_config(saved["preset"], saved), read_written(folder)))

@@ -47,6 +47,11 @@ WEIGHT = "cryorbitWeight"
 LATENT_DEFOCUS = "cryorbitLatentDefocus"
 LATENT_DEFOCUS_STD = "cryorbitLatentDefocusStd"
 
+# The view that a particle shows, and whether angle and origin are against its reflection.
+CLASS_NUMBER = "rlnClassNumber"
+CLASS_PROBABILITY = "cryorbitClassProbability"
+MIRRORED = "cryorbitMirrored"
+
 # The truth of a simulated particle, written to truth.star only.
 TRUTH_OUTLIER = "cryorbitTruthOutlier"
 TRUTH_KIND = "cryorbitTruthKind"

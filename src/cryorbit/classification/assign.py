@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, State, mean_noise, refined, sums_of
+from cryorbit.alignment.average import State, mean_noise, refined, sums_of
 from cryorbit.alignment.evidence import Evidence
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses
@@ -22,7 +22,7 @@ from cryorbit.alignment.search import CircleSearch, shift_grid
 from cryorbit.alignment.templates import AverageSums, Geometry, Template
 from cryorbit.classification.bank import Bank
 from cryorbit.classification.contest import contested
-from cryorbit.classification.joint import Assignment, compare_with_all, known_defocus, most_likely
+from cryorbit.classification.joint import Assignment, batch_for, compare_with_all, known_defocus, most_likely
 from cryorbit.classification.learn import SEARCH_CYCLES, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX, Classes, rings_of
 from cryorbit.classification.mirror import in_class_frame, reflected, with_reflections
 from cryorbit.classification.poses import ClassPoses, as_array
@@ -160,7 +160,7 @@ def _within(
             template = geometry.template(sums_of(few, state, rings), model.mean_noise, rings)
             poses, judged = refined(few, state, template, geometry, NEWTON_STEPS, own=True)
             state = replace(state, poses=poses)
-        pair = half_sums(few, state)
+        pair = half_sums(few, state, rows)
         templates.append(geometry.template(pair[0] + pair[1], model.mean_noise, rings))
         halves.append(pair)
         found.append(poses)
@@ -193,17 +193,17 @@ def charted(settled: Settled, assigned: Assignment, good: NDArray[np.bool_]) -> 
     assigned = in_class_frame(assigned, len(settled.model))[0]
     device = assigned.likeness.device
     counted = torch.from_numpy(np.flatnonzero(good)).to(device)
-    members = torch.from_numpy(good).to(device)[assigned.number]
+    members = torch.from_numpy(np.flatnonzero(good[settled.poses.number])).to(device)
     view_map = ViewMap.of(assigned.likeness[members], counted)
     poses = replace(settled.poses, place=as_array(view_map.coordinates(assigned.likeness)))
     return replace(settled, model=replace(settled.model, view_map=view_map), poses=poses)
 
 
-def half_sums(images: RingImages, state: State) -> Halves:
-    """Sums of every other image, and of the others."""
+def half_sums(images: RingImages, state: State, row: Int[Tensor, " n"]) -> Halves:
+    """Sums of the images of even rows, and of odd ones."""
     found = []
     for parity in (0, 1):
-        rows = torch.arange(parity, len(images), 2, device=images.device)
+        rows = torch.nonzero(row % 2 == parity).flatten()
         if not len(rows):
             found.append(AverageSums.empty(images.grid, images.device))
             continue
@@ -245,7 +245,7 @@ def assign(
         start = Poses.at(own.psi, own.shift, known_defocus(few.defocus))
         state = State(start, own.probability, model.noise, model.shift_spread_px)
         poses, judged = refined(few, state, template, geometry, NEWTON_STEPS, own=False)
-        halves[number] = half_sums(few, replace(state, poses=poses))
+        halves[number] = half_sums(few, replace(state, poses=poses), rows)
         found.append(poses)
         evidence.append(judged)
         order.append(rows)
@@ -265,8 +265,10 @@ def _search(images: RingImages, model: ClassModel, geometry: Geometry, particle_
 def classify(images: RingImages, model: ClassModel, search: CircleSearch) -> Assignment:
     """The peak of the joint posterior of each image, on the grid, with reflections after all classes if tied."""
     found, order = [], []
-    for rows, batch in images.batches(model.noise, model.shift_spread_px, BATCH // 2, search.rings):
+    size = batch_for(len(model.search_bank))
+    for rows, batch in images.batches(model.noise, model.shift_spread_px, size, search.rings):
         nowhere = torch.zeros(len(batch), 2, device=images.device)
-        found.append(most_likely(search, compare_with_all(search, batch, model.search_bank, nowhere)))
+        scores = compare_with_all(search, batch, model.search_bank, nowhere)
+        found.append(most_likely(search, scores, model.tied))
         order.append(rows)
     return Assignment.concatenate(found).of_rows(torch.cat(order).argsort())

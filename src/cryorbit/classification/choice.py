@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.search import CircleSearch, shift_grid
 from cryorbit.alignment.templates import Geometry
-from cryorbit.classification.joint import compare_with_all
+from cryorbit.classification.joint import batch_for, compare_with_all
 from cryorbit.classification.learn import (
     SHIFT_RANGE_OF_BOX,
     SHIFT_STEP_OF_BOX,
@@ -104,7 +103,7 @@ def held_out_evidence(
     search = CircleSearch(images.grid, rings, shifts, 1.0, images.device)
     bank = with_reflections(classes.bank) if classes.tied else classes.bank
     found = torch.zeros(len(images), device=images.device)
-    for rows, batch in images.batches(classes.noise, classes.shift_spread_px, BATCH // 2, rings):
+    for rows, batch in images.batches(classes.noise, classes.shift_spread_px, batch_for(len(bank)), rings):
         nowhere = torch.zeros(len(batch), 2, device=images.device)
         found[rows] = compare_with_all(search, batch, bank, nowhere).log_evidence
     return found

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryorbit.alignment.average import BATCH, State, refined
+from cryorbit.alignment.average import State, refined
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses
 from cryorbit.alignment.search import CircleSearch
 from cryorbit.alignment.templates import Geometry, Template
 from cryorbit.classification.bank import Bank
-from cryorbit.classification.joint import Assignment, compare_with_all, known_defocus
+from cryorbit.classification.joint import Assignment, batch_for, compare_with_all, known_defocus
 from cryorbit.classification.mirror import reflected, reflected_shift
 
 # Probability of the class beyond which there is no doubt, and how many classes are tried where there is.
@@ -61,7 +61,7 @@ def contested(
     if not len(doubtful):
         return assigned
     few, before = images.of_rows(doubtful), assigned.of_rows(doubtful)
-    rivals, psi, shift = _rivals(few, bank, noise, shift_spread_px, search)
+    rivals, among, psi, shift = _rivals(few, bank, noise, shift_spread_px, search)
     log_p = torch.full(rivals.shape, -torch.inf, device=images.device)
     for rank in range(rivals.shape[1]):
         for number in torch.unique(rivals[:, rank]).tolist():
@@ -82,7 +82,7 @@ def contested(
             log_p[rows, rank] = poses.log_likelihood + bank.log_share[number]
             psi[rows, rank] = torch.where(which, -poses.psi, poses.psi)
             shift[rows, rank] = reflected_shift(poses.shift, which)
-    return _decided(assigned, doubtful, rivals, log_p, psi, shift)
+    return _decided(assigned, doubtful, rivals, among, log_p, psi, shift, len(templates))
 
 
 def _refined(
@@ -113,30 +113,39 @@ def _refined(
 
 def _rivals(
     images: RingImages, bank: Bank, noise: Tensor, shift_spread_px: float, search: CircleSearch
-) -> tuple[Int[Tensor, "images rivals"], Float[Tensor, "images rivals"], Float[Tensor, "images rivals 2"]]:
-    """The best classes of each image, -1 for those too far behind, and the peak of the posterior in each."""
+) -> tuple[
+    Int[Tensor, "images rivals"], Float[Tensor, " images"], Float[Tensor, "images rivals"],
+    Float[Tensor, "images rivals 2"],
+]:  # fmt: skip
+    """The best classes of each image, -1 for those too far behind, their share on the grid, and the peak in each."""
     n, most = len(images), min(MOST_RIVALS, len(bank))
     rivals = torch.full((n, most), -1, device=images.device)
+    among = torch.zeros(n, device=images.device)
     psi, shift = torch.zeros(n, most, device=images.device), torch.zeros(n, most, 2, device=images.device)
-    for rows, batch in images.batches(noise, shift_spread_px, BATCH // 2, search.rings):
+    for rows, batch in images.batches(noise, shift_spread_px, batch_for(len(bank)), search.rings):
         nowhere = torch.zeros(len(batch), 2, device=images.device)
         scores = compare_with_all(search, batch, bank, nowhere)
         likeness, number = scores.likeness.topk(most, dim=1)
         rivals[rows] = torch.where(likeness > likeness[:, :1] - MARGIN_NATS, number, -1)
+        among[rows] = scores.by_class.gather(1, number).sum(dim=1)
         angles = scores.posterior.shape[3]
         every = torch.arange(len(batch), device=images.device)
         for rank in range(most):
             peak = scores.posterior[every, :, number[:, rank]].flatten(1).argmax(dim=1)
             psi[rows, rank], shift[rows, rank] = search.psi[peak % angles], search.shifts[peak // angles]
-    return rivals, psi, shift
+    return rivals, among, psi, shift
 
 
 def _decided(
-    assigned: Assignment, doubtful: Tensor, rivals: Tensor, log_p: Tensor, psi: Tensor, shift: Tensor
-) -> Assignment:
-    """Assignments with the winners in place."""
-    shares = torch.softmax(log_p, dim=1)
-    best, winner = shares.max(dim=1)
+    assigned: Assignment, doubtful: Tensor, rivals: Tensor, among: Tensor, log_p: Tensor, psi: Tensor, shift: Tensor,
+    classes: int,
+) -> Assignment:  # fmt: skip
+    """Assignments with the winners in place; what the grid gives to other classes stays theirs."""
+    shares = torch.softmax(log_p, dim=1) * among[:, None].clamp(max=1.0)
+    winner = shares.argmax(dim=1)
+    # A class and its reflection are one.
+    same = rivals % classes == (rivals.gather(1, winner[:, None]) % classes)
+    best = (shares * (same & (rivals >= 0))).sum(dim=1)
     decided = torch.isfinite(log_p).any(dim=1)
     rows, winner, best = doubtful[decided], winner[decided], best[decided]
     number, probability, pose_probability, new_psi, new_shift, log_evidence, likeness = (

@@ -18,8 +18,15 @@ from cryorbit.alignment.refine import Batch, centred
 from cryorbit.alignment.search import CircleSearch
 from cryorbit.classification.bank import Bank, ClassSums
 
+# Images that are compared at once with so many classes, and fewer with more.
+BATCH, MANY_CLASSES = 64, 64
 # Points of the grid to both sides of the best angle that are the same pose.
 NEAR_ANGLES = 2
+
+
+def batch_for(classes: int) -> int:
+    """Images to compare at once, so that memory does not grow with the number of classes."""
+    return max(1, min(BATCH, BATCH * MANY_CLASSES // max(classes, 1)))
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,24 @@ def sums_of_all(scores: JointScores) -> ClassSums:
     return ClassSums(torch.bmm(left, right).permute(2, 1, 0), by_class.T @ scores.power, by_class.sum(dim=0))
 
 
-def most_likely(search: CircleSearch, scores: JointScores) -> Assignment:
-    """The peak of each image's posterior, and the probability of its class."""
+def most_likely(search: CircleSearch, scores: JointScores, tied: bool = False) -> Assignment:
+    """The peak of each image's posterior, and the probability of its class.
+
+    Parameters
+    ----------
+    search, scores
+        The grid, and what was found on it.
+    tied
+        Whether the second half of the classes are reflections of the first: then a class is both of them.
+    """
     angles = scores.posterior.shape[3]
     by_class = scores.by_class
-    probability, number = by_class.max(dim=1)
+    if tied:
+        of_pair = by_class.reshape(len(by_class), 2, -1)
+        probability, number = of_pair.sum(dim=1).max(dim=1)
+        number = number + of_pair.shape[2] * of_pair.gather(2, number[:, None, None].expand(-1, 2, 1))[..., 0].argmax(1)
+    else:
+        probability, number = by_class.max(dim=1)
     rows = torch.arange(len(number), device=number.device)
     own = scores.posterior[rows, :, number]
     within = own.flatten(1).argmax(dim=1)

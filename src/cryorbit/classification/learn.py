@@ -20,7 +20,14 @@ from cryorbit.alignment.refine import Poses, in_average_frame
 from cryorbit.alignment.search import CircleSearch, shift_grid
 from cryorbit.alignment.templates import Geometry
 from cryorbit.classification.bank import Bank, ClassSums, bank_of
-from cryorbit.classification.joint import Assignment, compare_with_all, known_defocus, most_likely, sums_of_all
+from cryorbit.classification.joint import (
+    Assignment,
+    batch_for,
+    compare_with_all,
+    known_defocus,
+    most_likely,
+    sums_of_all,
+)
 from cryorbit.classification.mirror import folded_sums, with_reflections
 
 # Images that a first average is made of, each at a turn of chance.
@@ -188,10 +195,10 @@ def _one_round(
     signal = torch.zeros_like(state.noise[:, : search.rings])
     energy = torch.nn.functional.pad(bank.energy, (0, max(0, search.rings - bank.rings)))
     found, order = [], []
-    for of_few, batch in few.batches(state.noise, state.spread_px, BATCH // 2, search.rings):
+    for of_few, batch in few.batches(state.noise, state.spread_px, batch_for(len(bank)), search.rings):
         scores = compare_with_all(search, batch, bank, state.centre[rows[of_few]])
         sums = sums + sums_of_all(scores)
-        assigned = most_likely(search, scores)
+        assigned = most_likely(search, scores, tied)
         state.centre[rows[of_few]] = assigned.shift
         group = int(few.group[of_few[0]])
         signal[group] += (scores.power * (scores.by_class @ energy[:, : search.rings])).sum(dim=0)
@@ -241,6 +248,7 @@ def split(sums: ClassSums, bank: Bank, generator: torch.Generator) -> tuple[Clas
             break
         strength = harmonics[source].abs().square().mean(dim=1, keepdim=True).sqrt()
         change = torch.randn(harmonics[source].shape, dtype=harmonics.dtype, generator=generator)
+        change[:, 0] = change[:, 0].real.to(change.dtype)  # order 0 of a real image is real
         change = SPLIT_CHANGE * strength * change.to(harmonics.device)
         harmonics[empty], harmonics[source] = harmonics[source] + change, harmonics[source] - change
         sums = sums.replaced(empty, source, 0.5).replaced(source, source, 0.5)

@@ -50,11 +50,12 @@ def common_lines(bank: Bank, box_size: int, particle_radius_px: float) -> Float[
     for step in range(-steps, steps + 1):
         angle = 2 * math.pi * OFFSET_STEP_OF_BOX * step * ring
         moved = lines * torch.polar(torch.ones_like(angle), angle)[:, None]
-        for number, line in enumerate(moved):
-            # A line and its reverse are conjugate: half a turn of the other one is enough.
-            alike = torch.einsum("ka,ckb->cab", line, lines[:, :, :others].conj()).real
-            best[number] = torch.maximum(best[number], alike.amax(dim=(1, 2)))
-    return best.fill_diagonal_(torch.nan)
+        for number, line in enumerate(moved[:-1]):
+            # A line and its reverse are conjugate: half a turn of the other one is enough. And so is half of the pairs.
+            later = slice(number + 1, None)
+            alike = torch.einsum("ka,ckb->cab", line, lines[later, :, :others].conj()).real
+            best[number, later] = torch.maximum(best[number, later], alike.amax(dim=(1, 2)))
+    return torch.maximum(best, best.T).fill_diagonal_(torch.nan)
 
 
 def agreement(

@@ -122,7 +122,7 @@ def _resolution_A(halves: Halves, geometry: Geometry, box_A: float) -> float:
 
 def _turning(
     harmonics: Tensor, halves: Halves, noise: Float[Tensor, " rings"], geometry: Geometry
-) -> tuple[float, int]:
+) -> tuple[float, float]:
     """Share of the power that no turn changes, and the order of the isotropy about the centre.
 
     A turn by t changes the expected log-likelihood of an image by ``sum w |H_m|^2 (1 - cos m t)``; what the noise that
@@ -139,6 +139,8 @@ def _turning(
     roundness = float(inner[:, 0].sum() / inner.sum().clamp(min=1e-12))
     order = torch.arange(orders, device=noise.device)
     isotropy = 1
+    if float(power[:, 1:].sum()) < INDISTINCT_NATS:
+        return roundness, float("nan")  # round, or nothing at all
     for n in range(2, HIGHEST_ISOTROPY + 1):
         changed = by_order * (harmonics.abs().square() - left) * (1 - torch.cos(2 * math.pi / n * order))
         if float(changed.sum()) < INDISTINCT_NATS:

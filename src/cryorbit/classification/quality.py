@@ -127,7 +127,9 @@ def class_deviations(facts: ClassFacts) -> pd.DataFrame:
         spread = 1.4826 * weighted_median(np.abs(values - middle), facts.particles)
         z = (values - middle) / max(spread, LEAST_SPREAD[name])
         z = np.abs(z) if direction == 0.0 else np.maximum(direction * z, 0.0)
-        columns[name] = np.nan_to_num(z)
+        # An average that shows nothing has no place and no size.
+        nothing = (facts.particles > 0) & np.isnan(getattr(facts, name)) & (name != "agreement")
+        columns[name] = np.where(nothing, 2 * EVEN_DEVIATION, np.nan_to_num(z))
     missing = np.maximum(SEARCHED_POSES_NATS - np.nan_to_num(facts.nats), 0.0)
     columns["empty"] = np.sqrt(2.0 * missing) * EVEN_DEVIATION / np.sqrt(2.0 * SEARCHED_POSES_NATS) * 2.0
     return pd.DataFrame(columns)
@@ -184,7 +186,10 @@ def judge(poses: ClassPoses, facts: ClassFacts) -> OutlierResult:
     facts
         Of the classes.
     """
-    odds = np.logaddexp(image_log_odds(poses), class_log_odds(facts)[poses.number])
+    of_class = class_log_odds(facts)
+    # That a class is like the bulk says nothing for or against an image of it.
+    of_class = np.where(of_class < 0, MOST_NATS * of_class, of_class)
+    odds = np.logaddexp(image_log_odds(poses), of_class[poses.number])
     odds = np.clip(odds, -MOST_NATS, MOST_NATS)
     probability = probability_of_log_odds(odds)
     above = odds[probability > 0.5]

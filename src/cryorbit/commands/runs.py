@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,33 @@ def _workers(count: int | None, ray_address: str | None) -> Workers | None:
     return None if count is None and ray_address is None else Workers(count, ray_address)
 
 
+def _views(text: str) -> dict[str, Any]:
+    """A number of classes as a setting."""
+    if text == "auto":
+        return {}
+    if not text.isdigit() or not int(text):
+        raise ConfigurationError(f"--views is {text!r}; expected a number of classes, or auto.")
+    return {"classification": {"views": int(text)}}
+
+
+def _run_views(particles: Path, out: Path, choices: Choices, quiet: bool, workers: Workers | None) -> None:
+    """Classes first, then each view by itself."""
+    from cryorbit.many_views import run_views
+
+    config, rows = choices.config(), choices.rows()
+    with observing(quiet) as observer:
+        result = run_views(
+            rows.read(particles, choices.stack_root), out, config, rows=rows, overwrite=choices.overwrite,
+            observer=observer, workers=workers,
+        )  # fmt: skip
+    typer.echo(
+        f"Report:    {result.report}\n"
+        f"Views:     {len(result.views)} (classes in {result.classes.folder})\n"
+        f"Particles: {out / Path(result.classes.particles.name).name} "
+        f"({int(result.kept.sum()):,} of {len(result.kept):,} kept)"
+    )
+
+
 @app.command()
 def run(
     particles: Particles,
@@ -105,6 +133,13 @@ def run(
     select: Select = None,
     subset: Subset = None,
     stack_root: StackRoot = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            help="Raw picks: classify them first, into so many classes or 'auto', then run on each view.",
+            show_default=False,
+        ),
+    ] = None,
     truth: TruthFile = None,
     outlier_column: OutlierColumn = None,
     workers: WorkerCount = None,
@@ -117,6 +152,9 @@ def run(
     """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    if views is not None:
+        _run_views(particles, out, replace(choices, others=_views(views)), quiet, _workers(workers, ray_address))
+        return
     _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=_workers(workers, ray_address))
 
 
@@ -423,7 +461,11 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Draw the figures and the page of a run again."""
+    from cryorbit.classified import redraw
     from cryorbit.pipeline import rerun
 
+    if page := redraw(folder):
+        typer.echo(f"Report:    {page}")
+        return
     with observing(quiet) as observer:
         tell(rerun(folder, "report", truth=truth, outlier_column=outlier_column, observer=observer))

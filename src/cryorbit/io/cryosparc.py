@@ -114,7 +114,7 @@ FIELDS: Mapping[str, tuple[str, float, float]] = {
     conventions.DEFOCUS_ANGLE: ("ctf/df_angle_rad", _DEGREES, 0.0),
     "rlnPhaseShift": ("ctf/phase_shift_rad", _DEGREES, 0.0),
     conventions.PSI: (POSE, _DEGREES, 0.0),
-    "rlnClassNumber": ("alignments2D/class", 1.0, 1.0),
+    conventions.CLASS_NUMBER: ("alignments2D/class", 1.0, 1.0),
     "rlnCtfMaxResolution": ("ctf/ctf_fit_to_A", 1.0, 0.0),
 }
 # Field of a column that only cryorbit has, and of RELION's columns that cryoSPARC has no field for.
@@ -127,6 +127,8 @@ OWN: Mapping[str, str] = {
     conventions.OUTLIER_PROBABILITY: "outlier_probability",
     conventions.OUTLIER_SCORE: "outlier_score",
     conventions.WEIGHT: "weight",
+    conventions.CLASS_PROBABILITY: "class_probability",
+    conventions.MIRRORED: "mirrored",
     conventions.LATENT_DEFOCUS: "latent_defocus_A",
     conventions.LATENT_DEFOCUS_STD: "latent_defocus_std_A",
 }

@@ -73,7 +73,8 @@ def _changed_fields(table: ParticleTable, document: CsDocument) -> dict[str, NDA
         if column in FIELDS:
             field, factor, offset = FIELDS[column]
             values = (table.numbers(column) - offset) / factor
-            kind = document[field].dtype if field in document else np.dtype("<f4")
+            slot, name = field.split("/")
+            kind = document[field].dtype if field in document else np.dtype(_SLOTS.get(slot, {}).get(name, "<f4"))
             new[field] = (values.round() if kind.kind in "iu" else values).astype(kind)
         elif column in (conventions.ORIGIN_X, conventions.ORIGIN_Y):
             origin_A = np.stack([table.numbers(name) for name in (conventions.ORIGIN_X, conventions.ORIGIN_Y)], axis=1)

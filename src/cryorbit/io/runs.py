@@ -29,6 +29,8 @@ UNFINISHED = "<!-- The run is not finished. -->"
 LOCK = ".lock"
 # Kind of a folder that holds the classes of raw picks.
 CLASSIFICATION = "classification"
+# Kind of a folder that holds a classification and the run of each view.
+VIEWS = "views"
 # A run that grows is made anew in here.
 APPENDING = ".appending"
 # Particles that a demonstration made for itself lie inside its run folder.
@@ -183,12 +185,12 @@ class RunFolder:
             move_aside(path, inputs)
             found = []
         if found:
-            old = _read_manifest(path)
+            old = manifest_of(path)
             if old is None or old.get("identity") != manifest["identity"] or old.get("finished"):
                 raise RunFolderError(_refusal(path, old, str(manifest["identity"])))
         make_folder(path)
         lock = _take_lock(path)
-        run = cls(path, dict(_read_manifest(path) or manifest), lock)
+        run = cls(path, dict(manifest_of(path) or manifest), lock)
         run._remove_leftovers()
         run.save()
         return run
@@ -202,7 +204,7 @@ class RunFolder:
         RunFolderError
             If there is no run in it, or another process is at work there.
         """
-        manifest = _read_manifest(path)
+        manifest = manifest_of(path)
         if manifest is None:
             raise RunFolderError(
                 f"{path}: is not a run folder (it has no {MANIFEST}); give the --out folder of an earlier run, "
@@ -221,6 +223,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a classification, not a run of one view; give its particles_kept.star to cryorbit run, "
                 "with --select rlnClassNumber=1 and so on."
+            )
+        if manifest.get("kind") == VIEWS:
+            raise RunFolderError(
+                f"{path}: holds the runs of several views; give the folder of one of them, such as {path / 'view_001'}."
             )
         if not to_append and is_pending(path):
             raise RunFolderError(
@@ -286,7 +292,7 @@ def claim_folder(path: Path, overwrite: bool) -> None:
     if overwrite and path.is_dir() and any(path.iterdir()):
         move_aside(path)
     elif _contents(path):
-        manifest = _read_manifest(path)
+        manifest = manifest_of(path)
         if manifest is None or manifest.get("finished"):
             raise RunFolderError(_refusal(path, manifest, str((manifest or {}).get("identity"))))
 
@@ -309,7 +315,8 @@ def _contents(path: Path) -> list[Path]:
         raise RunFolderError(_cannot_write(path, error)) from error
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """Content of a folder's ``run.json``; None where there is none, or it is none of ours."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
@@ -376,12 +383,12 @@ def is_pending(path: Path) -> bool:
 
 def is_finished(path: Path) -> bool:
     """Whether a folder holds a run that came to its end."""
-    return bool((_read_manifest(path) or {}).get("finished"))
+    return bool((manifest_of(path) or {}).get("finished"))
 
 
 def run_identity(path: Path) -> str | None:
     """What the run in a folder is of; None where there is none."""
-    manifest = _read_manifest(path)
+    manifest = manifest_of(path)
     return None if manifest is None else str(manifest.get("identity"))
 
 
@@ -393,7 +400,7 @@ def run_input(path: Path) -> tuple[Path, Path | None]:
     RunFolderError
         If there is no run in the folder.
     """
-    manifest = _read_manifest(path)
+    manifest = manifest_of(path)
     if manifest is None:
         raise RunFolderError(f"{path}: is not a run folder (it has no {MANIFEST}).")
     root = manifest["input"].get("stack_root")
@@ -402,6 +409,6 @@ def run_input(path: Path) -> tuple[Path, Path | None]:
 
 def isotropy_order_beside(result: Path) -> int:
     """Isotropy order that the run which wrote this file found; 1 where none is known."""
-    manifest = _read_manifest(result.parent)
+    manifest = manifest_of(result.parent)
     order = (manifest or {}).get("isotropy_order")
     return order if isinstance(order, int) else 1

@@ -2,9 +2,11 @@
 
 function wireClasses(explorer) {
   const cards = [...document.querySelectorAll(".class-cards button")], clean = document.getElementById("classes-clean");
-  const column = explorer.column("class"), totals = new Map(), chosen = new Set();
+  const column = explorer.column("class"), numbers = new Uint16Array(explorer.n).fill(1), totals = new Map(), chosen = new Set();
   const rejected = new Set(cards.filter((card) => card.dataset.kept !== "true").map((card) => Number(card.dataset.class)));
-  const classOf = (row) => Math.round(column.at(column.levels[row]));
+  // A column of which all values are the same is left out.
+  if (column) for (let row = 0; row < explorer.n; row++) numbers[row] = Math.round(column.at(column.levels[row]));
+  const classOf = (row) => numbers[row];
   for (let row = 0; row < explorer.n; row++) totals.set(classOf(row), (totals.get(classOf(row)) || 0) + 1);
   let own = false;  // whether a change of the selection comes from here
 
@@ -66,7 +68,8 @@ async function waitForExplorer() {
   if (!box) return;
   while (!box.dataset.ready) await new Promise((resolve) => setTimeout(resolve, 20));
   if (box.dataset.ready !== "true") return;
-  await window.cryorbitExplorer.column("class").load();
+  const column = window.cryorbitExplorer.column("class");
+  if (column) await column.load();
   wireClasses(window.cryorbitExplorer);
   document.getElementById("cards").dataset.ready = "true";
 }

@@ -257,13 +257,14 @@ def _facts_table(classes: pd.DataFrame, run: RunRecord) -> str:
 
 
 def _facts_row(row: Mapping[Hashable, Any], radius_A: float) -> Sequence[str]:
-    empty = row["deviation_empty"] > WORTH_SAYING
+    empty, order = row["deviation_empty"] > WORTH_SAYING, row["isotropy_order"]
+    symmetry = "round" if np.isnan(order) else f"C{int(order)}"
     return [
         str(int(row["class"])), count(int(row["particles"])), f"{100 * row['share']:.1f} %",
         count(int(row["kept_particles"])), f"{100 * row['outlier_probability']:.0f} %",
         _resolution(row["resolution_A"], row["limit_A"]), NOTHING if empty else f"{row['psi_std_deg']:.2f}°",
         f"{row['agreement']:.2f}", f"{row['offset'] * radius_A:.0f} Å", f"{row['extent'] * radius_A:.0f} Å",
-        f"{row['nats']:.0f}", f"{row['roundness']:.2f}", NOTHING if empty else f"C{int(row['isotropy_order'])}",
+        f"{row['nats']:.0f}", f"{row['roundness']:.2f}", NOTHING if empty else symmetry,
     ]  # fmt: skip
 
 

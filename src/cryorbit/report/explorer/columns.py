@@ -82,7 +82,7 @@ class Column:
             return 0.0, 1.0
         known = self.values[np.isfinite(self.values)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        if len(known) > 2 / TAIL:
+        if len(known) > 2 / TAIL and self.name != "class":
             inner = np.quantile(known, [TAIL, 1.0 - TAIL])
             reach = MARGIN * float(inner[1] - inner[0])
             if reach > 0:

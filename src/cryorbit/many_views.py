@@ -1,0 +1,207 @@
+"""Raw picks from all sides: classes first, then the main job on each view by itself, and all of it in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cryorbit import conventions
+from cryorbit.classified import ClassifyResult, classify, result_of
+from cryorbit.config import RunConfig, make_config, merge
+from cryorbit.errors import ParticleDataError
+from cryorbit.io import particles_suffix, write_particles
+from cryorbit.io.fingerprints import identity
+from cryorbit.io.runs import VIEWS, RunFolder, is_finished, report_path, write_table, write_text
+from cryorbit.machine import Workers
+from cryorbit.manifest import new_manifest
+from cryorbit.particles import ParticleTable
+from cryorbit.pipeline import RunResult, run
+from cryorbit.pipeline import result_of as result_of_run
+from cryorbit.progress import Observer, Silent
+from cryorbit.report.markup import fill, paragraphs, table
+from cryorbit.report.wording import count
+from cryorbit.rows import Rows
+
+CLASSES, VIEW_TABLE = "classes", "views.csv"
+# Kept particles below which a view is left as the classification has it.
+FEWEST_PARTICLES = 200
+TEMPLATE = "views.html"
+# What a view's own run knows better than the classification.
+REFINED = (
+    conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, conventions.DEFOCUS_U, conventions.DEFOCUS_V,
+    conventions.POSE_PROBABILITY, conventions.SELECT_ZSCORE, conventions.PSI_STD, conventions.ORIGIN_STD,
+    conventions.DEFOCUS_STD, conventions.OUTLIER_PROBABILITY, conventions.OUTLIER_SCORE, conventions.WEIGHT,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ManyViewsResult:
+    """What is left behind.
+
+    Attributes
+    ----------
+    folder
+        Where.
+    classes
+        The classification of all particles.
+    views
+        The run of each view, by the number of its class.
+    particles
+        Every input row: as its view's run has it, or the classification where there is none.
+    kept
+        Which of them are kept, shape (n,).
+    report
+        Path of the page that leads to those of the views.
+    """
+
+    folder: Path
+    classes: ClassifyResult
+    views: dict[int, RunResult]
+    particles: ParticleTable
+    kept: NDArray[np.bool_]
+    report: Path
+
+
+def run_views(
+    particles: ParticleTable | str | Path,
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    rows: Rows | None = None,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    workers: Workers | None = None,
+) -> ManyViewsResult:
+    """Classify raw picks, then run the main job on each class that was kept.
+
+    Parameters
+    ----------
+    particles, rows, overwrite, observer, workers
+        As for :func:`cryorbit.run`.
+    out
+        Folder: the classification goes to ``classes``, each view to ``view_001`` and so on.
+    config
+        Of the classification and of all runs.
+
+    Raises
+    ------
+    ParticleDataError, RunFolderError, ConfigurationError
+        For mistakes that the user can mend.
+    """
+    config, rows, observer = config or make_config(), rows or Rows(), observer or Silent()
+    particle_table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
+    manifest = new_manifest(particle_table, config, True, rows)
+    manifest |= {"kind": VIEWS, "identity": identity({"kind": VIEWS, "of": manifest["identity"]})}
+    needed = [*particle_table.source.all_files, *particle_table.locations.used]
+    folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
+    try:
+        done = folder.path / CLASSES
+        own = make_config(config.preset, merge(config.model_dump(), {"estimation": {"outlier_method": "auto"}}))
+        finished = is_finished(done)
+        classes = result_of(done) if finished else classify(particle_table, done, own, observer=observer)
+        views = _run_each(folder.path, classes, config, observer, workers)
+        result = _together(folder.path, classes, views)
+        folder.manifest["finished"] = True
+        folder.save()
+        return result
+    finally:
+        folder.close()
+
+
+def _run_each(
+    folder: Path, classes: ClassifyResult, config: RunConfig, observer: Observer, workers: Workers | None,
+) -> dict[int, RunResult]:  # fmt: skip
+    """The main job on the particles of each class that is kept and large enough."""
+    there = classes.classes[classes.classes["kept"]]
+    large = there.loc[there["kept_particles"] >= FEWEST_PARTICLES, "class"].astype(int).tolist()
+    if not large:
+        raise ParticleDataError(
+            f"{classes.folder}: none of its {len(there)} kept classes has {FEWEST_PARTICLES} particles or more, which "
+            "a run of its own needs; make fewer classes with --views, or use the classification as it is."
+        )
+    # The sign of the images is a matter of the whole set.
+    inverted = _inverted(classes.folder)
+    config = make_config(config.preset, merge(config.model_dump(), {"preprocessing": {"invert": inverted}}))
+    source = classes.folder / f"particles_kept{particles_suffix(classes.particles)}"
+    views: dict[int, RunResult] = {}
+    for place, one in enumerate(large, start=1):
+        observer.say(f"View {one} ({place} of {len(large)}):")
+        out = folder / f"view_{one:03d}"
+        if is_finished(out):
+            views[one] = result_of_run(out)
+            continue
+        rows = Rows((f"{conventions.CLASS_NUMBER}={one}",))
+        views[one] = run(source, out, config, rows=rows, observer=observer, workers=workers)
+    return views
+
+
+def _inverted(folder: Path) -> bool:
+    """Whether the classification changed the sign of the images."""
+    return bool(json.loads((folder / "run.json").read_text(encoding="utf-8"))["images"]["inverted"])
+
+
+def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]) -> ManyViewsResult:
+    """One file of all particles, one of the kept ones, and a page that leads to the views."""
+    particles, kept = classes.particles, classes.estimates["kept"].to_numpy(dtype=bool).copy()
+    frame = particles.frame
+    columns: dict[str, Any] = {name: frame[name].to_numpy(dtype=object).copy() for name in REFINED if name in frame}
+    number = classes.estimates["class"].to_numpy()
+    was_kept = kept.copy()
+    facts = []
+    for one, result in views.items():
+        if result.particles is None or result.estimates is None:
+            continue
+        rows = np.flatnonzero((number == one) & was_kept)
+        for name, values in columns.items():
+            if name in result.particles.frame:
+                values[rows] = result.particles.frame[name].to_numpy(dtype=object)
+        kept[rows] = result.estimates["kept"].to_numpy(dtype=bool)
+        facts.append({
+            "class": one, "particles": len(rows), "kept": int(kept[rows].sum()),
+            "psi_std_deg": float(result.estimates["psi_std_deg"].median()), "folder": result.folder.name,
+        })  # fmt: skip
+    table_of_all = particles.with_columns(columns)
+    suffix = particles_suffix(table_of_all)
+    for name, part in (("", None), ("_kept", kept), ("_dropped", ~kept)):
+        write_particles(folder / f"particles{name}{suffix}", table_of_all if part is None else table_of_all.where(part))
+    found = pd.DataFrame(facts)
+    write_table(folder / VIEW_TABLE, found)
+    page = _write_page(folder, classes, found, kept)
+    return ManyViewsResult(folder, classes, views, table_of_all, kept, page)
+
+
+def _write_page(folder: Path, classes: ClassifyResult, views: pd.DataFrame, kept: NDArray[np.bool_]) -> Path:
+    """A page that leads to the classification and to each view."""
+    rows = [
+        [str(row["class"]), count(row["particles"]), count(row["kept"]), f"{row['psi_std_deg']:.2f}°"]
+        for row in views.to_dict("records")
+    ]
+    links = "\n".join(
+        f'<li><a href="{escape(str(name))}/report.html">Class {number}</a></li>'
+        for number, name in zip(views["class"], views["folder"], strict=True)
+    )
+    left = int(classes.classes["kept"].sum()) - len(views)
+    said = [
+        f"{count(len(kept))} particles were classified, and {len(views)} views aligned by themselves: "
+        f"{count(kept.sum())} particles are kept. particles.star has all of them, with the pose that is known best, "
+        "and rlnClassNumber.",
+    ]
+    if left:
+        said.append(
+            f"{left} kept classes have fewer than {FEWEST_PARTICLES} particles, too few for a run of their own: theirs "
+            "are the poses of the classification."
+        )
+    page = fill(
+        TEMPLATE, title=escape(f"{folder.resolve().name}: cryorbit views"), heading=escape(folder.resolve().name),
+        summary=paragraphs(said), classes=CLASSES, links=links,
+        table=table("Views", ["Class", "Particles", "Kept", "Median σ(ψ)"], rows),
+    )  # fmt: skip
+    write_text(report_path(folder), page)
+    return report_path(folder)
