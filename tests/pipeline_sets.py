@@ -41,4 +41,4 @@ def many_views(folder: Path, images: int = 260, seed: int = 3, **changes) -> Pat
 def class_config(views: int = 6, **changes):
     """Of a classification of such a set."""
     classification = {"views": views, "box_size": 48, **changes.pop("classification", {})}
-    return make_config("fast", {"classification": classification, "training": {"accelerator": "cpu"}, **changes})
+    return make_config("fast", {"training": {"accelerator": "cpu"}, **changes, "classification": classification})

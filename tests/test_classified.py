@@ -13,10 +13,10 @@ import starfile
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import cryorbit as co
-from cryorbit.classified import STAGES, ClassJob, classify
+from cryorbit.classified import STAGES, ClassJob, classify, redraw
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 
-from .pipeline_sets import class_config, many_views
+from .pipeline_sets import TINY_RUN, class_config, many_views
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +193,68 @@ def test_kept_particles_of_a_class_are_exported(classified, tmp_path):
     assert done.written == int(result.estimates["kept"].sum())
     one = co.read_particles(tmp_path / "kept.star", check_images=False)
     assert len(one) == done.written
+
+
+def test_the_page_is_drawn_again(classified):
+    _, _, result = classified
+    before = (result.folder / "report.html").read_text()
+    (result.folder / "report.html").unlink()
+    assert redraw(result.folder) == result.folder / "report.html"
+    again = (result.folder / "report.html").read_text()
+    assert again.count("data-class=") == before.count("data-class=")
+
+
+def test_what_was_learnt_is_learnt_again_where_its_file_is_damaged(tmp_path, monkeypatch):
+    star = many_views(tmp_path / "set", images=60)
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassJob, "estimate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            classify(star, tmp_path / "out", class_config(2))
+    (tmp_path / "out" / "checkpoint" / "classes.pt").write_bytes(b"no")
+    assert len(classify(star, tmp_path / "out", class_config(2)).estimates) == 60
+
+
+def test_a_single_class_has_a_page_too(tmp_path):
+    star = many_views(tmp_path / "set", images=60, outliers=0.0)
+    result = classify(star, tmp_path / "out", class_config(1))
+    assert result.estimates["class"].unique().tolist() == [1]
+    assert "data-class=" in result.report.read_text()
+
+
+def test_old_reflections_are_not_left_standing(tmp_path):
+    star = many_views(tmp_path / "set", images=60)
+    table = co.read_particles(star).with_columns({"cryorbitMirrored": np.ones(60, dtype=int)})
+    co.write_particles(tmp_path / "set" / "tied.star", table)
+    result = classify(tmp_path / "set" / "tied.star", tmp_path / "out", class_config(2))
+    assert not result.particles.numbers("cryorbitMirrored", -1.0).any()
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_each_kept_class_gets_a_run_of_its_own(tmp_path, monkeypatch):
+    from cryorbit import many_views as module
+
+    monkeypatch.setattr(module, "FEWEST_PARTICLES", 30)
+    star = many_views(tmp_path / "set", images=200)
+    changes = {name: value for name, value in TINY_RUN.items() if name != "estimation"}
+    config = class_config(4, **changes)
+    result = co.run_views(star, tmp_path / "out", config)
+    assert len(result.views) >= 2
+    truth = pd.read_csv(tmp_path / "set" / "truth.csv")
+    number = result.classes.estimates["class"].to_numpy()
+    for one, run in result.views.items():
+        assert (run.folder / "average.mrc").is_file()
+        rows = np.flatnonzero((number == one) & result.classes.estimates["kept"])
+        names = run.particles.frame["rlnImageName"].tolist()
+        assert names == result.classes.particles.frame["rlnImageName"].iloc[rows].tolist()
+        np.testing.assert_allclose(
+            result.particles.numbers("rlnAnglePsi", 0.0)[rows], run.particles.numbers("rlnAnglePsi", 0.0), atol=1e-5
+        )
+    assert len(result.particles) == len(truth)
+    assert result.kept.sum() <= result.classes.estimates["kept"].sum()
+    assert result.report.read_text().count("report.html") == 1 + len(result.views)
+    with pytest.raises(RunFolderError, match="several views"):
+        co.rerun(tmp_path / "out", "estimate")

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cryorbit.applied import append, apply
+    from cryorbit.classified import classify
     from cryorbit.config import RunConfig, make_config
     from cryorbit.errors import CryorbitError, ParticleDataError
     from cryorbit.estimation.evaluation import evaluate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cryorbit.io import ImageStack, read_particles, write_particles
     from cryorbit.latent.embed import embed
     from cryorbit.latent.harmonics import fit_harmonics
+    from cryorbit.many_views import run_views
     from cryorbit.particles import ParticleTable
     from cryorbit.pipeline import RunResult, rerun, run
     from cryorbit.report import write_report
@@ -33,6 +35,7 @@ _HOMES = {
     "RunResult": "cryorbit.pipeline",
     "append": "cryorbit.applied",
     "apply": "cryorbit.applied",
+    "classify": "cryorbit.classified",
     "embed": "cryorbit.latent.embed",
     "evaluate": "cryorbit.estimation.evaluation",
     "find_outliers": "cryorbit.estimation.outliers",
@@ -41,6 +44,7 @@ _HOMES = {
     "read_particles": "cryorbit.io",
     "rerun": "cryorbit.pipeline",
     "run": "cryorbit.pipeline",
+    "run_views": "cryorbit.many_views",
     "search": "cryorbit.hyperparameters",
     "simulate": "cryorbit.simulation",
     "train": "cryorbit.training.loop",
@@ -57,6 +61,7 @@ __all__ = [
     "RunResult",
     "append",
     "apply",
+    "classify",
     "embed",
     "evaluate",
     "find_outliers",
@@ -65,6 +70,7 @@ __all__ = [
     "read_particles",
     "rerun",
     "run",
+    "run_views",
     "search",
     "simulate",
     "train",

@@ -298,7 +298,7 @@ def _warnings(found: Alignment, facts: dict[str, Any], particles: ParticleTable,
     if facts["supported"] < 0.5:
         said.append(
             f"Only {100 * facts['supported']:.0f} % of the images look like the average of the set: most are junk, or "
-            "several views are mixed. Classify the particles first."
+            "several views are mixed. Classify the particles first: cryorbit classify, or run with --views."
         )
     if not np.isfinite(particles.imaging.voltage_kV).all():
         said.append(

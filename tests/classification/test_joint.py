@@ -159,3 +159,16 @@ def test_an_empty_class_has_an_average_and_a_share():
     assert float(bank.log_share.exp().sum()) == pytest.approx(1.0)
     taken = joined.replaced(3, by=0, share=0.5)
     torch.testing.assert_close(taken.numerator[3], 0.5 * joined.numerator[0])
+
+
+def test_a_class_and_its_reflection_are_one_where_they_are_tied():
+    """Two classes that are the same count as one class and its other side: their probabilities add up."""
+    number, truth = on_grid(12, seed=10)
+    number = number % 2
+    batch = batch_of(pictures(number, truth) + math.sqrt(NOISE) * white_noise(12, seed=10), truth)
+    both = Bank(BANK.harmonics[:2].repeat(2, 1, 1), torch.full((4,), -math.log(4)))
+    scores = compare_with_all(SEARCH, batch, both, torch.zeros(12, 2))
+    apart, tied = most_likely(SEARCH, scores), most_likely(SEARCH, scores, tied=True)
+    assert float(apart.probability.max()) < 0.6
+    assert float(tied.probability.min()) > 0.95
+    np.testing.assert_array_equal(tied.number.numpy() % 2, number)

@@ -20,8 +20,8 @@ from ..io.conftest import star_text, write_stack
 from ..pipeline_sets import tiny_set
 
 COMMANDS = [
-    "demo", "simulate", "inspect", "run", "train", "embed", "outliers", "estimate", "limits", "evaluate", "search",
-    "reproduce", "report", "export", "relion-job",
+    "demo", "simulate", "inspect", "run", "classify", "train", "embed", "outliers", "estimate", "limits", "evaluate",
+    "search", "reproduce", "report", "export", "relion-job",
 ]  # fmt: skip
 FAST = [
     "--set", "training.epochs=1", "--set", "model.base_width=4", "--set", "model.n_blocks=3",
