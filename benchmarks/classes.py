@@ -7,6 +7,12 @@ file with rlnClassNumber and rlnAnglePsi, of cryorbit or of RELION, with the tru
     cryorbit classify SET/particles.star --views 50 --out OUT
     python benchmarks/classes.py evaluate OUT/particles.star SET
     python benchmarks/classes.py evaluate RELION/run_it025_data.star SET --oracle
+
+``averages`` makes a set of the best real class averages of a folder, turned, filtered and in noise; ``labelled``
+compares the outlier score with a column of labels, such as those of real apoferritin::
+
+    python benchmarks/classes.py averages ../shared/data/class_averages SET --seed 1
+    python benchmarks/classes.py labelled OUT/particles.star gtKind particle background contamination
 """
 
 from __future__ import annotations
@@ -18,14 +24,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import cryorbit as co
-from cryorbit.simulation import choose_projections, make_simulation_config
+from cryorbit.io.mrc import read_images
+from cryorbit.simulation import Projection, choose_projections, draw_truth, make_simulation_config
 from cryorbit.simulation.specimens import view_matrix
 from cryorbit.simulation.view_spread import Tips
 
 FEWEST = 5
+AVERAGES_PIXEL_A = 4.5
 ROUNDS = 15
 
 
@@ -37,6 +45,42 @@ def simulate(args: argparse.Namespace) -> None:
         "view_spread_deg": 180.0,
     })  # fmt: skip
     co.simulate(args.out, choose_projections(args.map, None, False, (0.0, 0.0), config), config)
+
+
+def averages(args: argparse.Namespace) -> None:
+    """Particles that look like real class averages, those that a person has kept, so many of each."""
+    table = pd.read_csv(args.folder / "averages.csv")
+    flag = next(name for name in table if table[name].nunique() == 2)
+    chosen = np.flatnonzero(table[flag].astype(str).isin(["1", "True", "yes"]))
+    images = read_images(args.folder / "averages.mrcs")[chosen]
+    box = images.shape[1]
+    y, x = np.indices((box, box)) - box // 2
+    inside = 1 / (1 + np.exp((np.hypot(x, y) - 0.42 * box) / 1.5))
+    border = np.zeros((box, box), dtype=bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    seen = [
+        Projection((image - np.median(image[border])) * inside, AVERAGES_PIXEL_A, 0.0, 0.0, volume_A3=3e6)
+        for image in images
+    ]
+    config = make_simulation_config("noisy", {
+        "images": args.each * len(seen), "seed": args.seed, "box": box, "pixel_size_A": AVERAGES_PIXEL_A, "snr": 0.05,
+        "outliers": 0.0, "defocus_um": "0.5:2.5", "shift_px": 1.5, "views": len(seen),
+    })  # fmt: skip
+    co.simulate(args.out, seen, config)
+    truth = pd.read_csv(args.out / "truth.csv")
+    truth["view"] = draw_truth(config).view
+    truth.to_csv(args.out / "truth.csv", index=False)
+
+
+def labelled(args: argparse.Namespace) -> None:
+    """Print how well the outlier score tells rows of some labels from good ones."""
+    table = co.read_particles(args.result, check_images=False)
+    label = table.frame[args.column].astype(str).str.strip("\"'").to_numpy()
+    score, dropped = table.numbers("cryorbitOutlierScore", 0.0), table.numbers("cryorbitOutlierProbability", 0.0) > 0.5
+    some = (label == args.good) | np.isin(label, args.bad)
+    found = {"auc": float(roc_auc_score(label[some] != args.good, score[some]))}
+    found |= {f"dropped_of_{name}": float(dropped[label == name].mean()) for name in np.unique(label)}
+    print(json.dumps(found, indent=2))
 
 
 def directions_of(folder: Path, rows: np.ndarray) -> np.ndarray:
@@ -112,6 +156,9 @@ def evaluate(args: argparse.Namespace) -> None:
     truth = pd.read_csv(args.folder / "truth.csv").iloc[rows].reset_index(drop=True)
     number = table.numbers("rlnClassNumber", 0.0).astype(int)
     junk = truth["outlier"].to_numpy(dtype=bool)
+    if "view" in truth:
+        print(json.dumps({"adjusted_rand_index": float(adjusted_rand_score(truth["view"][~junk], number[~junk]))}))
+        return
     views = directions_of(args.folder, rows)
     psi, true = table.numbers("rlnAnglePsi", 0.0), truth["psi_deg"].to_numpy()
     found = within_classes(number[~junk], psi[~junk], true[~junk], views[~junk])
@@ -143,6 +190,18 @@ def main() -> None:
     made.add_argument("--junk", type=float, default=0.2)
     made.add_argument("--directions", type=int, default=1000)
     made.set_defaults(do=simulate)
+    real = commands.add_parser("averages")
+    real.add_argument("folder", type=Path)
+    real.add_argument("out", type=Path)
+    real.add_argument("--each", type=int, default=500)
+    real.add_argument("--seed", type=int, default=1)
+    real.set_defaults(do=averages)
+    marked = commands.add_parser("labelled")
+    marked.add_argument("result", type=Path)
+    marked.add_argument("column")
+    marked.add_argument("good")
+    marked.add_argument("bad", nargs="+")
+    marked.set_defaults(do=labelled)
     judged = commands.add_parser("evaluate")
     judged.add_argument("result", type=Path)
     judged.add_argument("folder", type=Path)
