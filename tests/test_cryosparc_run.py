@@ -10,12 +10,13 @@ import numpy.lib.recfunctions
 import pytest
 
 from cryorbit import conventions, read_particles, rerun, run, write_particles
+from cryorbit.classified import classify
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.io.inspection import inspect_particles
 from cryorbit.rows import Rows
 from cryorbit.selection import Choice, export
 
-from .pipeline_sets import tiny_config, tiny_set
+from .pipeline_sets import class_config, many_views, tiny_config, tiny_set
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -267,3 +268,20 @@ def test_conditions_may_name_cryosparcs_fields(both, tmp_path):
     with pytest.raises(ParticleDataError, match="particle 8: ctf/df1_A is -1 A"):
         Rows(("alignments2D/class=3,2",)).read(tmp_path / "J4.cs")
     assert len(Rows(("alignments2D/class=1",)).read(tmp_path / "J4.cs")) == 15
+
+
+def test_classes_of_a_job_are_in_its_own_fields(tmp_path):
+    star = many_views(tmp_path / "set", images=60)
+    records = star.with_name("J3_particles.cs")
+    with records.open("wb") as handle:
+        np.save(handle, as_records(star))
+    result = classify(records, tmp_path / "out", class_config(2, classification={"mirror": "tied"}))
+    written = np.load(tmp_path / "out" / "particles.cs")
+    assert written["alignments2D/class"].dtype == np.uint32
+    np.testing.assert_array_equal(written["alignments2D/class"] + 1, result.estimates["class"])
+    np.testing.assert_array_equal(written["cryorbit/mirrored"] > 0.5, result.estimates["mirrored"])
+    np.testing.assert_allclose(written["cryorbit/class_probability"], result.estimates["class_probability"], atol=1e-5)
+    one = read_particles(tmp_path / "out" / "particles_kept.cs")
+    assert Rows(("rlnClassNumber=1",)).of(one).numbers("rlnClassNumber", 0.0).tolist() == [1.0] * int(
+        (result.estimates["kept"] & (result.estimates["class"] == 1)).sum()
+    )

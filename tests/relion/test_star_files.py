@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 import starfile
 
 import cryorbit as co
+from cryorbit.classified import classify
 
-from ..pipeline_sets import tiny_config, tiny_set
+from ..pipeline_sets import class_config, many_views, tiny_config, tiny_set
 
 pytestmark = pytest.mark.relion
 
@@ -46,3 +48,19 @@ def test_relion_reads_and_selects(handler, tmp_path):
     )  # fmt: skip
     chosen = starfile.read(tmp_path / "low.star")["particles"]
     assert len(chosen) == (table["rlnParticleSelectZScore"] <= middle).sum()
+
+
+def test_relion_reads_classes(tmp_path):
+    """Its tools take the class averages, their table and the particles of a classification."""
+    programs = {name: shutil.which(name) for name in ("relion_star_printtable", "relion_image_handler")}
+    if None in programs.values():
+        pytest.skip("RELION's tools are not on the PATH: install RELION 3.1 (Debian package `relion`)")
+    result = classify(many_views(tmp_path / "set", images=60), tmp_path / "out", class_config(2))
+    classes = pd.read_csv(tmp_path / "out" / "classes.csv")
+    printed = relion(
+        programs["relion_star_printtable"], tmp_path, result.folder / "classes.star", "data_model_classes",
+        "rlnReferenceImage", "rlnClassDistribution",
+    )  # fmt: skip
+    assert len(printed.strip().splitlines()) == len(classes)
+    stats = relion(programs["relion_image_handler"], tmp_path, "--i", result.folder / "classes.mrcs", "--stats")
+    assert f"{len(classes)}" in stats

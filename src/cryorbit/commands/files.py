@@ -64,13 +64,19 @@ def evaluate(
     """Compare a result with the truth: equation 8 of the paper and company."""
     from cryorbit.estimation.truth import detector_aucs, evaluate_tables, outlier_remark, read_truth
     from cryorbit.io import read_particles
-    from cryorbit.io.runs import isotropy_order_beside
+    from cryorbit.io.runs import CLASSIFICATION, VIEWS, isotropy_order_beside, manifest_of
 
     table = read_particles(result, check_images=False)
     order = symmetry or isotropy_order_beside(result)
     known = read_truth(truth, table, outlier_column)
     if remark := outlier_remark(known, outlier_column):
         typer.echo(f"Note: {remark}", err=True)
+    if (manifest_of(result.parent) or {}).get("kind") in (CLASSIFICATION, VIEWS):
+        typer.echo(
+            f"Note: {result}: has several classes, each with an offset of its angles of its own, of which equation 8 "
+            "allows one: the figures of angles mean nothing here. Evaluate the run of one class.",
+            err=True,
+        )
     metrics = evaluate_tables(table, known, order).as_dict() | detector_aucs(result.parent, known)
     typer.echo(json.dumps(metrics, indent=2) if as_json else evaluation_text(metrics))
 
