@@ -230,7 +230,7 @@ def _card(row: Mapping[Hashable, Any], image: FloatArray, box_A: float) -> str:
         f'<li><button type="button" data-class="{number}" data-kept="{kept}" aria-pressed="{kept}" title="{label}">'
         f'<span class="picture"><img alt="{label}" width="{CARD_PX}" height="{CARD_PX}" '
         f'src="data:image/webp;base64,{_picture(image)}"><i></i></span>'
-        f'<strong>{number}</strong> · {particles}<span class="why">{escape(said)}</span>'
+        f'<span><strong>{number}</strong> · {particles}</span><span class="why">{escape(said)}</span>'
         '<span class="bar-of"><i></i></span></button></li>'
     )
 
