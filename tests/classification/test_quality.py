@@ -153,3 +153,7 @@ def test_images_of_a_junk_class_are_junk_whatever_they_look_like():
     assert (found.probability[poses.number == 5] > 0.5).all()
     assert (found.probability[poses.number != 5] > 0.5).mean() < 0.02
     assert np.isfinite(found.score).all()
+    # No two clean images are tied, and the bulk has the spread of one deviation.
+    clean = found.z_score[poses.number != 5]
+    assert len(np.unique(clean.round(9))) > 0.99 * len(clean)
+    assert 0.5 < np.quantile(np.abs(clean), 0.68) < 1.5

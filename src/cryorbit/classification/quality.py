@@ -186,12 +186,11 @@ def judge(poses: ClassPoses, facts: ClassFacts) -> OutlierResult:
     facts
         Of the classes.
     """
-    of_class = class_log_odds(facts)
-    # That a class is like the bulk says nothing for or against an image of it.
-    of_class = np.where(of_class < 0, MOST_NATS * of_class, of_class)
-    odds = np.logaddexp(image_log_odds(poses), of_class[poses.number])
-    odds = np.clip(odds, -MOST_NATS, MOST_NATS)
+    of_image, of_class = image_log_odds(poses), class_log_odds(facts)[poses.number]
+    odds = np.clip(np.logaddexp(of_image, of_class), -MOST_NATS, MOST_NATS)
+    # The best images of good classes all have the odds of their class: what tells them apart is their own.
+    apart = np.clip(np.logaddexp(of_image, np.where(of_class < 0, -np.inf, of_class)), -MOST_NATS, MOST_NATS)
     probability = probability_of_log_odds(odds)
     above = odds[probability > 0.5]
     threshold = float(above.min()) if len(above) else np.inf
-    return OutlierResult("evidence", odds, robust_z(odds), probability, threshold, True)
+    return OutlierResult("evidence", odds, robust_z(apart), probability, threshold, True)
