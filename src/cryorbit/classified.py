@@ -59,7 +59,7 @@ AVERAGES, CLASS_STAR, CLASS_TABLE = "classes.mrcs", "classes.star", "classes.csv
 NO_ACCURACY = 999.0
 # Search range for a defocus near that of the file, in micrometres.
 SEARCHED_um = (0.2, 6.0)
-MICROGRAPH, GIVEN = "micrograph", "given"
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ClassifyResult:
     estimates
         The same numbers as a table.
     classes
-        One row for each class, best first.
+        One row for each class, the kept ones first, each kind by size.
     report
         Path of the page.
     """
