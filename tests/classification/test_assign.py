@@ -14,6 +14,7 @@ from cryorbit.classification.choice import choose_views, held_out_evidence, is_g
 from cryorbit.classification.contest import contested
 from cryorbit.classification.learn import learn_classes
 from cryorbit.classification.measure import averages_of, class_facts, images_of
+from cryorbit.classification.model import classify
 from cryorbit.classification.stream import as_plain, from_plain
 
 from ..alignment.blobs import BOX, GEOMETRY, PIXEL_A, TRANSFORM, RADIUS_px, wrapped
@@ -67,17 +68,14 @@ def test_further_images_find_the_same_views_and_poses(learnt):
 def test_contests_settle_doubts_and_leave_the_sure_alone(learnt):
     images, view, _, _, settled = learnt
     few = images.of_rows(torch.arange(240, 360))
-    from cryorbit.classification.assign import _search, classify
 
     model = settled.model
-    search = _search(few, model, GEOMETRY, RADIUS_px)
+    search = model.search(few, GEOMETRY, RADIUS_px)
     sure = classify(few, model, search)
     wrong = replace(
         sure, number=(sure.number + 1) % len(model), probability=torch.where(torch.arange(120) < 60, 0.4, 1.0)
     )
-    found = contested(
-        few, wrong, model.search_bank, model.templates, model.noise, model.shift_spread_px, search, GEOMETRY
-    )
+    found = contested(few, wrong, model, search, GEOMETRY)
     likely = by_majority(settled.poses.number, view[:240])
     assert np.mean(likely[found.number[:60].numpy()] == view[240:300]) > 0.97
     torch.testing.assert_close(found.number[60:], wrong.number[60:])

@@ -18,13 +18,14 @@ from cryorbit.alignment.average import State, mean_noise, refined, sums_of
 from cryorbit.alignment.evidence import Evidence
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses
-from cryorbit.alignment.search import CircleSearch, shift_grid
 from cryorbit.alignment.templates import AverageSums, Geometry, Template
 from cryorbit.classification.bank import Bank
 from cryorbit.classification.contest import contested
-from cryorbit.classification.joint import Assignment, batch_for, compare_with_all, known_defocus, most_likely
-from cryorbit.classification.learn import SEARCH_CYCLES, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX, Classes, rings_of
-from cryorbit.classification.mirror import in_class_frame, reflected, with_reflections
+from cryorbit.classification.joint import Assignment, known_defocus
+from cryorbit.classification.learn import Classes
+from cryorbit.classification.merge import Members, merged
+from cryorbit.classification.mirror import in_class_frame, reflected
+from cryorbit.classification.model import ClassModel, classify
 from cryorbit.classification.poses import ClassPoses, as_array
 from cryorbit.classification.view_map import ViewMap
 
@@ -32,45 +33,6 @@ from cryorbit.classification.view_map import ViewMap
 FIRST_ROUNDS, LAST_ROUNDS, NEWTON_STEPS = 1, 2, 2
 
 Halves = tuple[AverageSums, AverageSums]
-
-
-@dataclass(frozen=True)
-class ClassModel:
-    """What particles are classified by.
-
-    Attributes
-    ----------
-    bank
-        Averages that all images are compared with, on the innermost rings.
-    templates
-        The average of each class on all rings; None of a class that nobody belongs to.
-    noise
-        Variance of each optics group on each ring, shape (groups, rings).
-    mean_noise
-        Over the optics groups by their particles, shape (rings,).
-    shift_spread_px
-        Standard deviation of the prior of the shift.
-    view_map
-        Of all views.
-    tied
-        Whether a view and its reflection are one class.
-    """
-
-    bank: Bank
-    templates: tuple[Template | None, ...]
-    noise: Float[Tensor, "groups rings"]
-    mean_noise: Float[Tensor, " rings"]
-    shift_spread_px: float
-    view_map: ViewMap
-    tied: bool = False
-
-    def __len__(self) -> int:
-        return len(self.bank)
-
-    @property
-    def search_bank(self) -> Bank:
-        """What images are compared with on the grid: all averages, with their reflections where these are tied."""
-        return with_reflections(self.bank) if self.tied else self.bank
 
 
 @dataclass(frozen=True)
@@ -112,15 +74,14 @@ def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_ra
     model = ClassModel(classes.bank, (), classes.noise, noise, spread_px, view_map, tied)
     within = _within(images, classes.assigned, model, len(classes), geometry, FIRST_ROUNDS)
     model = replace(model, templates=within.templates)
-    search = _search(images, model, geometry, particle_radius_px)
-    assigned = contested(
-        images, classes.assigned, model.search_bank, model.templates, model.noise, spread_px, search, geometry,
-        within.poses,
-    )  # fmt: skip
+    search = model.search(images, geometry, particle_radius_px)
+    members = merged(images, Members(classes.assigned, within.poses, model), search, geometry)
+    model = members.model
+    assigned = contested(images, members.assigned, model, search, geometry, members.own)
     within = _within(images, assigned, model, len(classes), geometry, LAST_ROUNDS)
     # Nobody can be sent to a class that has no average.
     there = torch.tensor([template is not None for template in within.templates], device=images.device)
-    bank = Bank(classes.bank.harmonics, torch.where(there, within.log_share, -torch.inf))
+    bank = Bank(model.bank.harmonics, torch.where(there, within.log_share, -torch.inf))
     model = replace(model, templates=within.templates, bank=bank)
     assigned, mirrored = in_class_frame(assigned, len(classes))
     return Settled(model, within.halves, ClassPoses.of(assigned, mirrored, within.poses, within.judged, view_map))
@@ -228,9 +189,8 @@ def assign(
     particle_radius_px
         Of the particle.
     """
-    search = _search(images, model, geometry, particle_radius_px)
-    assigned, bank = classify(images, model, search), model.search_bank
-    assigned = contested(images, assigned, bank, model.templates, model.noise, model.shift_spread_px, search, geometry)
+    search = model.search(images, geometry, particle_radius_px)
+    assigned = contested(images, classify(images, model, search), model, search, geometry)
     assigned, mirrored = in_class_frame(assigned, len(model))
     images = reflected(images, mirrored) if model.tied else images
     nothing = (AverageSums.empty(geometry.grid, images.device),) * 2
@@ -252,23 +212,3 @@ def assign(
     back = torch.cat(order).argsort()
     poses, judged = Poses.concatenate(found).of_rows(back), Evidence.concatenate(evidence).of_rows(back)
     return ClassPoses.of(assigned, mirrored, poses, judged, model.view_map), halves
-
-
-def _search(images: RingImages, model: ClassModel, geometry: Geometry, particle_radius_px: float) -> CircleSearch:
-    """The grid on which images are compared with all classes."""
-    box = geometry.grid.box_size
-    shifts = shift_grid(SHIFT_RANGE_OF_BOX * box, SHIFT_STEP_OF_BOX * box)
-    rings = min(model.bank.rings, rings_of(SEARCH_CYCLES, geometry, particle_radius_px))
-    return CircleSearch(images.grid, rings, shifts, 1.0, images.device)
-
-
-def classify(images: RingImages, model: ClassModel, search: CircleSearch) -> Assignment:
-    """The peak of the joint posterior of each image, on the grid, with reflections after all classes if tied."""
-    found, order = [], []
-    size = batch_for(len(model.search_bank))
-    for rows, batch in images.batches(model.noise, model.shift_spread_px, size, search.rings):
-        nowhere = torch.zeros(len(batch), 2, device=images.device)
-        scores = compare_with_all(search, batch, model.search_bank, nowhere)
-        found.append(most_likely(search, scores, model.tied))
-        order.append(rows)
-    return Assignment.concatenate(found).of_rows(torch.cat(order).argsort())

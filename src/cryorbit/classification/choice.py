@@ -48,7 +48,7 @@ def choose_views(
     tied: bool = False,
     notify: Notify = lambda _note, _part: None,
 ) -> int:
-    """A number of classes by held-out likelihood: doubled as long as the images that were held out gain by it.
+    """Enough classes for all views: doubled as long as the images that were held out gain by it, and once more.
 
     Views of a particle from all sides are no finite number, and more of them always explain more: then the number of
     particles is what limits the classes.
@@ -82,7 +82,8 @@ def choose_views(
             in_vain += 1
             if in_vain == PATIENCE:
                 break
-    return views
+    # There may be more views than this doubling has and fewer than the next; copies are merged in the end.
+    return 2 * views if 1 < views < 2**doublings else views
 
 
 def is_gain(nats: Float[Tensor, " images"]) -> bool:

@@ -5,6 +5,8 @@ An image that has put its own noise into an average looks more like that one tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,10 +15,10 @@ from cryorbit.alignment.average import State, refined
 from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.refine import Poses
 from cryorbit.alignment.search import CircleSearch
-from cryorbit.alignment.templates import Geometry, Template
-from cryorbit.classification.bank import Bank
+from cryorbit.alignment.templates import Geometry
 from cryorbit.classification.joint import Assignment, batch_for, compare_with_all, known_defocus
 from cryorbit.classification.mirror import reflected, reflected_shift
+from cryorbit.classification.model import ClassModel
 
 # Probability of the class beyond which there is no doubt, and how many classes are tried where there is.
 SURE, MOST_RIVALS = 0.999, 4
@@ -25,16 +27,60 @@ MARGIN_NATS = 30.0
 NEWTON_STEPS = 2
 
 
+@dataclass(frozen=True)
+class Membership:
+    """How images are in the averages that they are compared with.
+
+    Attributes
+    ----------
+    number
+        The class, reflections after all classes, shape (n,).
+    poses
+        In the frame of that class.
+    weight
+        How much each counts, shape (n,).
+    """
+
+    number: Int[Tensor, " n"]
+    poses: Poses
+    weight: Float[Tensor, " n"]
+
+    def of_rows(self, rows: Tensor) -> Membership:
+        """Of some of the images."""
+        return Membership(self.number[rows], self.poses.of_rows(rows), self.weight[rows])
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The few classes that are most like each image.
+
+    Attributes
+    ----------
+    number
+        Classes, their reflections after them, the best on the grid first, -1 for those too far behind; shape (n,
+        rivals).
+    among
+        The share of the posterior on the grid that they have together, shape (n,).
+    psi, shift
+        The best pose in each, in radians and pixels, shapes (n, rivals) and (n, rivals, 2).
+    log_likelihood
+        There, over that of noise; of the grid's poses not known yet; shape (n, rivals).
+    """
+
+    number: Int[Tensor, "n rivals"]
+    among: Float[Tensor, " n"]
+    psi: Float[Tensor, "n rivals"]
+    shift: Float[Tensor, "n rivals 2"]
+    log_likelihood: Float[Tensor, "n rivals"]
+
+
 def contested(
     images: RingImages,
     assigned: Assignment,
-    bank: Bank,
-    templates: tuple[Template | None, ...],
-    noise: Float[Tensor, "groups rings"],
-    shift_spread_px: float,
+    model: ClassModel,
     search: CircleSearch,
     geometry: Geometry,
-    own: Poses | None = None,
+    own: Membership | None = None,
 ) -> Assignment:
     """Assignments with doubts about the class settled.
 
@@ -44,85 +90,82 @@ def contested(
         As they are, none reflected.
     assigned
         By the grid; reflections of classes are counted after all classes.
-    bank
-        What they were compared with there.
-    templates
-        Averages of the classes on all rings.
-    noise, shift_spread_px
-        Of the images.
+    model
+        What they are compared with.
     search
         The grid.
     geometry
         Of the alignment.
     own
-        Poses with which the images are in the average of their class, in its frame; None where they are in none.
+        How the images are in the averages; None where they are in none.
     """
     doubtful = torch.nonzero(assigned.probability < SURE).flatten()
     if not len(doubtful):
         return assigned
-    few, before = images.of_rows(doubtful), assigned.of_rows(doubtful)
-    rivals, among, psi, shift = _rivals(few, bank, noise, shift_spread_px, search)
-    log_p = torch.full(rivals.shape, -torch.inf, device=images.device)
-    for rank in range(rivals.shape[1]):
-        for number in torch.unique(rivals[:, rank]).tolist():
-            template = templates[number % len(templates)] if number >= 0 else None
-            if template is None:
+    few = images.of_rows(doubtful)
+    rivals = compared(few, model, search, geometry, None if own is None else own.of_rows(doubtful))
+    return _decided(assigned, doubtful, rivals, model)
+
+
+def compared(
+    images: RingImages, model: ClassModel, search: CircleSearch, geometry: Geometry, own: Membership | None
+) -> Rivals:
+    """The classes that are most like each image, refined on all rings, without the image's own part.
+
+    Parameters
+    ----------
+    images, model, search, geometry, own
+        As for :func:`contested`.
+    """
+    rivals = _rivals(images, model, search)
+    classes, psi, shift, log_p = len(model), rivals.psi, rivals.shift, rivals.log_likelihood
+    for rank in range(rivals.number.shape[1]):
+        for number in torch.unique(rivals.number[:, rank]).tolist():
+            if number < 0 or model.templates[number % classes] is None:
                 continue
-            rows = torch.nonzero(rivals[:, rank] == number).flatten()
-            which = torch.full((len(rows),), number >= len(templates), device=images.device)
-            some = few.of_rows(rows)
-            some = reflected(some, which) if number >= len(templates) else some
-            start = Poses.at(
-                torch.where(which, -psi[rows, rank], psi[rows, rank]), reflected_shift(shift[rows, rank], which),
-                known_defocus(some.defocus),
-            )  # fmt: skip
-            inside = (before.number[rows] == number) & (own is not None)
-            poses = _refined(some, start, None if own is None else own.of_rows(doubtful[rows]), inside, before, rows,
-                             template, noise, shift_spread_px, geometry)  # fmt: skip
-            log_p[rows, rank] = poses.log_likelihood + bank.log_share[number]
+            rows = torch.nonzero(rivals.number[:, rank] == number).flatten()
+            which = torch.full((len(rows),), number >= classes, device=images.device)
+            some = images.of_rows(rows)
+            some = reflected(some, which) if number >= classes else some
+            turn = torch.where(which, -psi[rows, rank], psi[rows, rank])
+            start = Poses.at(turn, reflected_shift(shift[rows, rank], which), known_defocus(some.defocus))
+            poses = _refined(some, number, start, model, geometry, None if own is None else own.of_rows(rows))
+            log_p[rows, rank] = poses.log_likelihood
             psi[rows, rank] = torch.where(which, -poses.psi, poses.psi)
             shift[rows, rank] = reflected_shift(poses.shift, which)
-    return _decided(assigned, doubtful, rivals, among, log_p, psi, shift, len(templates))
+    return rivals
 
 
 def _refined(
-    images: RingImages,
-    start: Poses,
-    own: Poses | None,
-    inside: Tensor,
-    before: Assignment,
-    rows: Tensor,
-    template: Template,
-    noise: Tensor,
-    shift_spread_px: float,
-    geometry: Geometry,
+    images: RingImages, number: int, start: Poses, model: ClassModel, geometry: Geometry, own: Membership | None
 ) -> Poses:
     """Poses against one average, from which the images that are in it are taken out."""
+    template = model.templates[number % len(model)]
+    if template is None:
+        raise ValueError(f"class {number} has no average")
+    inside = torch.zeros(len(images), dtype=torch.bool, device=images.device) if own is None else own.number == number
     parts, order = [], []
     for is_inside in (True, False):
         chosen = torch.nonzero(inside == is_inside).flatten()
         if not len(chosen):
             continue
-        poses = own.of_rows(chosen) if is_inside and own is not None else start.of_rows(chosen)
-        state = State(poses, before.probability[rows[chosen]], noise, shift_spread_px)
-        found = refined(images.of_rows(chosen), state, template, geometry, NEWTON_STEPS, own=is_inside)[0]
-        parts.append(found)
+        poses, weight = start.of_rows(chosen), torch.ones(len(chosen), device=images.device)
+        if is_inside and own is not None:
+            poses, weight = own.poses.of_rows(chosen), own.weight[chosen]
+        state = State(poses, weight, model.noise, model.shift_spread_px)
+        parts.append(refined(images.of_rows(chosen), state, template, geometry, NEWTON_STEPS, own=is_inside)[0])
         order.append(chosen)
     return Poses.concatenate(parts).of_rows(torch.cat(order).argsort())
 
 
-def _rivals(
-    images: RingImages, bank: Bank, noise: Tensor, shift_spread_px: float, search: CircleSearch
-) -> tuple[
-    Int[Tensor, "images rivals"], Float[Tensor, " images"], Float[Tensor, "images rivals"],
-    Float[Tensor, "images rivals 2"],
-]:  # fmt: skip
-    """The best classes of each image, -1 for those too far behind, their share on the grid, and the peak in each."""
+def _rivals(images: RingImages, model: ClassModel, search: CircleSearch) -> Rivals:
+    """The best classes of each image on the grid, and the peak in each."""
+    bank = model.search_bank
     n, most = len(images), min(MOST_RIVALS, len(bank))
     rivals = torch.full((n, most), -1, device=images.device)
     among = torch.zeros(n, device=images.device)
     psi, shift = torch.zeros(n, most, device=images.device), torch.zeros(n, most, 2, device=images.device)
-    for rows, batch in images.batches(noise, shift_spread_px, batch_for(len(bank)), search.rings):
+    for rows, batch in images.batches(model.noise, model.shift_spread_px, batch_for(len(bank)), search.rings):
         nowhere = torch.zeros(len(batch), 2, device=images.device)
         scores = compare_with_all(search, batch, bank, nowhere)
         likeness, number = scores.likeness.topk(most, dim=1)
@@ -133,26 +176,25 @@ def _rivals(
         for rank in range(most):
             peak = scores.posterior[every, :, number[:, rank]].flatten(1).argmax(dim=1)
             psi[rows, rank], shift[rows, rank] = search.psi[peak % angles], search.shifts[peak // angles]
-    return rivals, among, psi, shift
+    return Rivals(rivals, among, psi, shift, torch.full((n, most), -torch.inf, device=images.device))
 
 
-def _decided(
-    assigned: Assignment, doubtful: Tensor, rivals: Tensor, among: Tensor, log_p: Tensor, psi: Tensor, shift: Tensor,
-    classes: int,
-) -> Assignment:  # fmt: skip
+def _decided(assigned: Assignment, doubtful: Tensor, rivals: Rivals, model: ClassModel) -> Assignment:
     """Assignments with the winners in place; what the grid gives to other classes stays theirs."""
-    shares = torch.softmax(log_p, dim=1) * among[:, None].clamp(max=1.0)
+    log_share = model.search_bank.log_share[rivals.number.clamp(min=0)]
+    log_p = torch.where(rivals.number >= 0, rivals.log_likelihood + log_share, -torch.inf)
+    shares = torch.softmax(log_p, dim=1) * rivals.among[:, None].clamp(max=1.0)
     winner = shares.argmax(dim=1)
     # A class and its reflection are one.
-    same = rivals % classes == (rivals.gather(1, winner[:, None]) % classes)
-    best = (shares * (same & (rivals >= 0))).sum(dim=1)
+    same = rivals.number % len(model) == (rivals.number.gather(1, winner[:, None]) % len(model))
+    best = (shares * (same & (rivals.number >= 0))).sum(dim=1)
     decided = torch.isfinite(log_p).any(dim=1)
     rows, winner, best = doubtful[decided], winner[decided], best[decided]
-    number, probability, pose_probability, new_psi, new_shift, log_evidence, likeness = (
-        values.clone() for values in assigned.tensors()
-    )
+    number, probability, pose_probability, psi, shift = (values.clone() for values in assigned.tensors()[:5])
     at = torch.nonzero(decided).flatten()
     pose_probability[rows] = best * (pose_probability[rows] / probability[rows].clamp(min=1e-6)).clamp(max=1.0)
-    number[rows], probability[rows] = rivals[at, winner], best
-    new_psi[rows], new_shift[rows] = psi[at, winner], shift[at, winner]
-    return Assignment(number, probability, pose_probability, new_psi, new_shift, log_evidence, likeness)
+    number[rows], probability[rows] = rivals.number[at, winner], best
+    psi[rows], shift[rows] = rivals.psi[at, winner], rivals.shift[at, winner]
+    return replace(
+        assigned, number=number, probability=probability, pose_probability=pose_probability, psi=psi, shift=shift
+    )

@@ -14,8 +14,9 @@ from cryorbit import threads
 from cryorbit.alignment.orbit import geometry_of
 from cryorbit.alignment.reader import RingReader
 from cryorbit.alignment.templates import AverageSums, Geometry
-from cryorbit.classification.assign import ClassModel, Halves, Settled, assign
+from cryorbit.classification.assign import Halves, Settled, assign
 from cryorbit.classification.bank import Bank
+from cryorbit.classification.model import ClassModel
 from cryorbit.classification.poses import ClassPoses
 from cryorbit.classification.view_map import ViewMap
 
