@@ -28,8 +28,6 @@ from cryorbit.classification.model import ClassModel, classify
 # Images of a class that say which other class is most like it, and the nats that they prefer their own by beyond which
 # nobody needs to try: copies are 0 to 10 apart, views of some 10 degrees.
 ASKED, CLOSE_NATS = 40, 20.0
-# A copy of a copy is found in the next round.
-ROUNDS = 3
 # Rounds of one average of both and of poses against it.
 TOGETHER_ROUNDS, NEWTON_STEPS = 2, 2
 
@@ -87,18 +85,29 @@ def merged(images: RingImages, members: Members, search: CircleSearch, geometry:
     geometry
         Of the alignment.
     """
-    for _ in range(ROUNDS):
-        changed: set[int] = set()
-        for first, second in close_pairs(images, members, search, geometry):
-            if first in changed or second in changed:
+    different: set[tuple[int, int]] = set()
+    while True:
+        into: dict[int, int] = {}
+        for pair in close_pairs(images, members, search, geometry):
+            first, second = (_survivor(number, into) for number in pair)
+            if first == second or (first, second) in different:
                 continue
             union = _union(images, members, first, second, search, geometry)
-            if not is_gain(_apart(images, members, union, geometry) - union.poses.log_likelihood):
+            if is_gain(_apart(images, members, union, geometry) - union.poses.log_likelihood):
+                different.add((first, second))
+            else:
                 members = _without(members, first, second, union)
-                changed |= {first, second}
-        if not changed:
-            break
-    return members
+                into[second] = first
+                different = {pair for pair in different if first not in pair}
+        if not into:
+            return members
+
+
+def _survivor(number: int, into: dict[int, int]) -> int:
+    """The class that has taken another one in."""
+    while number in into:
+        number = into[number]
+    return number
 
 
 def close_pairs(
