@@ -16,7 +16,7 @@ import cryorbit as co
 from cryorbit.classified import STAGES, ClassJob, classify, redraw
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 
-from .pipeline_sets import TINY_RUN, class_config, many_views
+from .pipeline_sets import class_config, many_views
 
 
 @pytest.fixture(scope="module")
@@ -231,30 +231,3 @@ def test_old_reflections_are_not_left_standing(tmp_path):
     co.write_particles(tmp_path / "set" / "tied.star", table)
     result = classify(tmp_path / "set" / "tied.star", tmp_path / "out", class_config(2))
     assert not result.particles.numbers("cryorbitMirrored", -1.0).any()
-
-
-@pytest.mark.usefixtures("few_figures")
-def test_each_kept_class_gets_a_run_of_its_own(tmp_path, monkeypatch):
-    from cryorbit import many_views as module
-
-    monkeypatch.setattr(module, "FEWEST_PARTICLES", 30)
-    star = many_views(tmp_path / "set", images=200)
-    changes = {name: value for name, value in TINY_RUN.items() if name != "estimation"}
-    config = class_config(4, **changes)
-    result = co.run_views(star, tmp_path / "out", config)
-    assert len(result.views) >= 2
-    truth = pd.read_csv(tmp_path / "set" / "truth.csv")
-    number = result.classes.estimates["class"].to_numpy()
-    for one, run in result.views.items():
-        assert (run.folder / "average.mrc").is_file()
-        rows = np.flatnonzero((number == one) & result.classes.estimates["kept"])
-        names = run.particles.frame["rlnImageName"].tolist()
-        assert names == result.classes.particles.frame["rlnImageName"].iloc[rows].tolist()
-        np.testing.assert_allclose(
-            result.particles.numbers("rlnAnglePsi", 0.0)[rows], run.particles.numbers("rlnAnglePsi", 0.0), atol=1e-5
-        )
-    assert len(result.particles) == len(truth)
-    assert result.kept.sum() <= result.classes.estimates["kept"].sum()
-    assert result.report.read_text().count("report.html") == 1 + len(result.views)
-    with pytest.raises(RunFolderError, match="several views"):
-        co.rerun(tmp_path / "out", "estimate")

@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cryorbit import conventions, results
-from cryorbit.alignment.images import RingImages
 from cryorbit.alignment.orbit import geometry_of
 from cryorbit.alignment.reader import RingReader
 from cryorbit.classification.assign import charted, settle
 from cryorbit.classification.choice import choose_views
 from cryorbit.classification.learn import learn_classes
-from cryorbit.classification.measure import averages_of, class_facts, images_of
+from cryorbit.classification.measure import facts_and_images
 from cryorbit.classification.quality import ClassFacts, class_deviations, class_log_odds, judge
 from cryorbit.classification.stream import Classified, as_plain, classify_all, from_plain
 from cryorbit.config import RunConfig, make_config
-from cryorbit.conventions import ANGSTROM_PER_UM, CLASS_NUMBER, CLASS_PROBABILITY, MIRRORED, FloatArray, wrap_deg
+from cryorbit.conventions import ANGSTROM_PER_UM, CLASS_NUMBER, CLASS_PROBABILITY, MIRRORED, wrap_deg
 from cryorbit.errors import ConfigurationError, ParticleDataError, RunFolderError
 from cryorbit.estimation.outliers import FEWEST_PARTICLES, OutlierResult
 from cryorbit.io import ImageStack, read_written
@@ -165,6 +163,15 @@ def result_of(folder: Path) -> ClassifyResult:
     )  # fmt: skip
 
 
+def class_reader(particles: ParticleTable, config: RunConfig, stack: ImageStack) -> RingReader:
+    """Particles at the size at which they are classified."""
+    size = network_box_size(stack.box_size, config.classification.box_size, 2)
+    images = prepare_images(stack, one_pixel_size(particles), size, config.preprocessing, particles.image_names)
+    prior = resolve_prior(particles, config.estimation)
+    searched = config.estimation.defocus_range_um or SEARCHED_um
+    return RingReader.of(particles, images, prior, searched, device_for(config.training.accelerator))
+
+
 class ClassJob:
     """A classification in progress."""
 
@@ -207,34 +214,28 @@ class ClassJob:
         chosen = np.random.default_rng(self.config.seed).choice(n, min(n, settings.learn_from), replace=False)
         rows = np.sort(chosen).astype(np.int64)
         with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
-            reader = self._reader(stack)
+            check_unchanged(self.particles, self.folder.manifest["input"])
+            reader = class_reader(self.particles, self.config, stack)
             self.folder.manifest["images"] = vars(reader.images.info)
             self._say_contrast(reader.images)
-            images = self._sample(reader, rows)
+            self.observer.advance(0, len(rows), "reading the sample")
+            images = reader.read(rows)
             geometry, radius = geometry_of(reader), reader.images.info.particle_radius_px
 
             def notify(note: str, part: float) -> None:
                 self.observer.advance(int(part * len(rows)), len(rows), note)
 
             seed, tied = self.config.seed, settings.mirror == "tied"
-            views = settings.views or choose_views(images, geometry, radius, seed, tied, notify)
+            views = settings.views or choose_views(
+                images, geometry, radius, seed, tied, notify, settings.particles_per_view
+            )
             classes = learn_classes(images, geometry, radius, views, seed, tied=tied, notify=notify)
             settled = settle(images, classes, geometry, radius)
-            facts = self._facts(Classified(settled.poses, settled.halves), settled.model.mean_noise, reader)[0]
+            facts = facts_and_images(settled.halves, settled.poses, settled.model.mean_noise, reader)[0]
             good = (class_log_odds(facts) < 0) & (facts.particles > 0)
             settled = charted(settled, classes.assigned, good if good.any() else facts.particles > 0)
         save_checkpoint(self.folder.file("checkpoint", LEARNT), as_plain(settled, rows))
         return {"views": views, "learnt_from": len(rows)}
-
-    def _reader(self, stack: ImageStack) -> RingReader:
-        """The particles, at the size at which they are classified."""
-        pixel_size = one_pixel_size(self.particles)
-        check_unchanged(self.particles, self.folder.manifest["input"])
-        size = network_box_size(stack.box_size, self.config.classification.box_size, 2)
-        images = prepare_images(stack, pixel_size, size, self.config.preprocessing, self.particles.image_names)
-        prior = resolve_prior(self.particles, self.config.estimation)
-        searched = self.config.estimation.defocus_range_um or SEARCHED_um
-        return RingReader.of(self.particles, images, prior, searched, device_for(self.config.training.accelerator))
 
     def _say_contrast(self, images: PreparedImages) -> None:
         remark, warning = contrast_remarks(
@@ -251,18 +252,15 @@ class ClassJob:
             self.folder.manifest["warnings"].append(text)
             self.observer.say(f"Warning: {text}")
 
-    def _sample(self, reader: RingReader, rows: NDArray[np.int64]) -> RingImages:
-        self.observer.advance(0, len(rows), "reading the sample")
-        return reader.read(rows)
-
     def estimate(self) -> dict[str, Any]:
         """Class and pose of every particle, and the files."""
         with freed_memory_kept(), ImageStack(self.particles.locations) as stack:
-            reader = self._reader(stack)
+            check_unchanged(self.particles, self.folder.manifest["input"])
+            reader = class_reader(self.particles, self.config, stack)
             info = reader.images.info
             settled, rows = from_plain(load_checkpoint(self.folder.path / "checkpoint" / LEARNT), geometry_of(reader))
             found = classify_all(reader, rows, settled, self.observer.advance)
-            facts, pictures = self._facts(found, settled.model.mean_noise, reader)
+            facts, pictures = facts_and_images(found.halves, found.poses, settled.model.mean_noise, reader)
         judged = judge(found.poses, facts)
         order, table = self._ranked(found, facts, judged)
         grid = geometry_of(reader).grid
@@ -276,17 +274,6 @@ class ClassJob:
             )
         self._write_particles(found, order, judged, info.pixel_size_A)
         return {"classes": len(table), "kept_classes": int(table["kept"].sum()), "limit_A": table["limit_A"].iloc[0]}
-
-    @staticmethod
-    def _facts(found: Classified, noise: Tensor, reader: RingReader) -> tuple[ClassFacts, FloatArray]:
-        """What is known of each class, and the averages as images."""
-        geometry, info = geometry_of(reader), reader.images.info
-        bank = averages_of(found.halves, noise, geometry)[1]
-        pictures = images_of(bank, geometry, reader.transform)
-        facts = class_facts(
-            found.halves, found.poses, bank, pictures, noise, geometry, info.pixel_size_A, info.particle_radius_px
-        )
-        return facts, pictures
 
     def _ranked(
         self, found: Classified, facts: ClassFacts, judged: OutlierResult

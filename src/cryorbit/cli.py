@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cryorbit.commands import files, runs, simulated
+from cryorbit.commands import files, runs, simulated, views
 from cryorbit.commands.shared import app
 from cryorbit.errors import CryorbitError
 from cryorbit.machine import STARTED_BY_TORCHRUN, share_cores
@@ -20,7 +20,7 @@ click_exceptions = sys.modules[typer.BadParameter.__mro__[1].__module__]
 INTERRUPTED = 130
 # In which --help lists them: the order of use.
 ORDER = (
-    simulated.demo, simulated.simulate, files.inspect, runs.run, runs.classify, runs.apply, runs.train, runs.embed,
+    simulated.demo, simulated.simulate, files.inspect, runs.run, views.classify, runs.apply, runs.train, runs.embed,
     runs.outliers, runs.estimate, runs.limits, files.evaluate, runs.search, simulated.reproduce, runs.report,
     files.review, files.export, files.relion_job,
 )  # fmt: skip

@@ -201,7 +201,10 @@ class ClassificationConfig(_Part):
         None,
         ge=1,
         le=1000,
-        description="Classes to make. Default: as many as images that were held out are better explained by.",
+        description="Classes to begin with. Default: as many as images that were held out are better explained by.",
+    )
+    particles_per_view: int = Field(
+        50, ge=10, description="With views left out: no more classes than leave so many particles for each."
     )
     mirror: Literal["separate", "tied"] = Field(
         "separate",

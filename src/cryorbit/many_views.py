@@ -13,18 +13,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import conventions
-from cryorbit.classified import ClassifyResult, classify, result_of
+from cryorbit.classification.survey import SAMPLE, Survey, survey_of
+from cryorbit.classified import ClassifyResult, class_reader, classify, result_of
+from cryorbit.conditions import Condition
 from cryorbit.config import RunConfig, make_config, merge
-from cryorbit.errors import ParticleDataError
-from cryorbit.io import particles_suffix, write_particles
+from cryorbit.io import ImageStack, particles_suffix, write_particles
 from cryorbit.io.fingerprints import identity
 from cryorbit.io.runs import VIEWS, RunFolder, is_finished, report_path, write_table, write_text
-from cryorbit.machine import Workers
+from cryorbit.machine import Workers, freed_memory_kept
 from cryorbit.manifest import new_manifest
 from cryorbit.particles import ParticleTable
 from cryorbit.pipeline import RunResult, run
 from cryorbit.pipeline import result_of as result_of_run
 from cryorbit.progress import Observer, Silent
+from cryorbit.readings import resolve_prior
 from cryorbit.report.markup import fill, paragraphs, table
 from cryorbit.report.wording import count
 from cryorbit.rows import Rows
@@ -32,6 +34,8 @@ from cryorbit.rows import Rows
 CLASSES, VIEW_TABLE = "classes", "views.csv"
 # Kept particles below which a view is left as the classification has it.
 FEWEST_PARTICLES = 200
+# Below so many there are no two such views among a fifth of junk.
+FEWEST_SURVEYED = 500
 TEMPLATE = "views.html"
 # What a view's own run knows better than the classification.
 REFINED = (
@@ -69,6 +73,58 @@ class ManyViewsResult:
     report: Path
 
 
+def can_be_surveyed(particles: ParticleTable, config: RunConfig, rows: Rows | None = None) -> bool:
+    """Whether :func:`survey` can say anything about particles that have not been classified.
+
+    They are not to be few, nor blind, nor chosen by a class or of several already, and an alignment is to follow.
+
+    Parameters
+    ----------
+    particles
+        To be looked at.
+    config
+        Of the run that they are for.
+    rows
+        How they were chosen from their file.
+    """
+    conditions = [Condition.parse(text, "--select") for text in (rows or Rows()).select]
+    chosen = any("class" in condition.column.lower() for condition in conditions)
+    classes = np.unique(particles.numbers(conventions.CLASS_NUMBER, 0.0))
+    return (
+        len(particles) >= FEWEST_SURVEYED and not chosen and len(classes) == 1
+        and config.estimation.method == "orbit" and resolve_prior(particles, config.estimation) != "blind"
+    )  # fmt: skip
+
+
+def survey(particles: ParticleTable, config: RunConfig | None = None, observer: Observer | None = None) -> Survey:
+    """Look at some particles, to tell whether all are of one view: some twenty seconds of a CPU.
+
+    Parameters
+    ----------
+    particles
+        With known defoci.
+    config
+        Of the run that they are for.
+    observer
+        Told of the progress.
+
+    Raises
+    ------
+    ParticleDataError, ConfigurationError
+        For mistakes that the user can mend.
+    """
+    config, observer = config or make_config(), observer or Silent()
+    n = len(particles)
+    rows = np.sort(np.random.default_rng(config.seed).choice(n, min(n, SAMPLE), replace=False)).astype(np.int64)
+    with freed_memory_kept(), ImageStack(particles.locations) as stack:
+        reader = class_reader(particles, config, stack)
+        images = reader.read(rows)
+        return survey_of(
+            images, reader, config.seed,
+            lambda note, part: observer.advance(int(part * len(rows)), len(rows), note),
+        )  # fmt: skip
+
+
 def run_views(
     particles: ParticleTable | str | Path,
     out: str | Path,
@@ -103,7 +159,7 @@ def run_views(
     folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
     try:
         done = folder.path / CLASSES
-        own = make_config(config.preset, merge(config.model_dump(), {"estimation": {"outlier_method": "auto"}}))
+        own = _of_classes(config)
         finished = is_finished(done)
         classes = result_of(done) if finished else classify(particle_table, done, own, observer=observer)
         views = _run_each(folder.path, classes, config, observer, workers)
@@ -115,6 +171,15 @@ def run_views(
         folder.close()
 
 
+def _of_classes(config: RunConfig) -> RunConfig:
+    """Configuration of the classification: of classes that are large enough for a run, where nobody has said more."""
+    changes: dict[str, Any] = {"estimation": {"outlier_method": "auto"}}
+    if config.classification.views is None:
+        least = max(config.classification.particles_per_view, 2 * FEWEST_PARTICLES)
+        changes["classification"] = {"particles_per_view": least}
+    return make_config(config.preset, merge(config.model_dump(), changes))
+
+
 def _run_each(
     folder: Path, classes: ClassifyResult, config: RunConfig, observer: Observer, workers: Workers | None,
 ) -> dict[int, RunResult]:  # fmt: skip
@@ -122,9 +187,9 @@ def _run_each(
     there = classes.classes[classes.classes["kept"]]
     large = there.loc[there["kept_particles"] >= FEWEST_PARTICLES, "class"].astype(int).tolist()
     if not large:
-        raise ParticleDataError(
-            f"{classes.folder}: none of its {len(there)} kept classes has {FEWEST_PARTICLES} particles or more, which "
-            "a run of its own needs; make fewer classes with --views, or use the classification as it is."
+        observer.say(
+            f"None of the {len(there)} kept classes has {FEWEST_PARTICLES} particles or more, which a run of its own "
+            "needs: the poses are those of the classification. Fewer classes with --views would be larger."
         )
     # The sign of the images is a matter of the whole set.
     inverted = _inverted(classes.folder)
@@ -171,7 +236,7 @@ def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]
     suffix = particles_suffix(table_of_all)
     for name, part in (("", None), ("_kept", kept), ("_dropped", ~kept)):
         write_particles(folder / f"particles{name}{suffix}", table_of_all if part is None else table_of_all.where(part))
-    found = pd.DataFrame(facts)
+    found = pd.DataFrame(facts, columns=["class", "particles", "kept", "psi_std_deg", "folder"])
     write_table(folder / VIEW_TABLE, found)
     page = _write_page(folder, classes, found, kept)
     return ManyViewsResult(folder, classes, views, table_of_all, kept, page)

@@ -23,7 +23,7 @@ from cryorbit.classification.learn import (
 )
 from cryorbit.classification.mirror import with_reflections
 
-# What is tried, doubling, and the fewest particles for a class of it.
+# The most that is tried, and the fewest particles for a class of it.
 MOST_VIEWS, PARTICLES_PER_VIEW = 128, 50
 # Particles that the choice is made with, and the share of them that is held out.
 SAMPLE, HELD_OUT = 5000, 0.2
@@ -47,6 +47,7 @@ def choose_views(
     seed: int,
     tied: bool = False,
     notify: Notify = lambda _note, _part: None,
+    particles_per_view: int = PARTICLES_PER_VIEW,
 ) -> int:
     """Enough classes for all views: doubled as long as the images that were held out gain by it, and once more.
 
@@ -65,12 +66,14 @@ def choose_views(
         Whether a view and its reflection are one class.
     notify
         Told what is going on and what part is done.
+    particles_per_view
+        No more classes than leave so many images of the sample for each.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:SAMPLE]
     held = max(1, round(HELD_OUT * len(rows)))
     few, others = images.of_rows(rows[held:].to(images.device)), images.of_rows(rows[:held].to(images.device))
-    doublings = max(0, int(math.log2(max(1, min(MOST_VIEWS, len(images) // PARTICLES_PER_VIEW)))))
+    doublings = max(0, int(math.log2(max(1, min(MOST_VIEWS, len(images) // particles_per_view)))))
     views, best, in_vain = 1, None, 0
     for tried in (2**k for k in range(doublings + 1)):
         notify(f"trying {tried} view{'s' if tried > 1 else ''}", tried / 2 ** (doublings + 1))

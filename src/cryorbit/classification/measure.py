@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorbit.alignment.orbit import FRC_THRESHOLD, ring_correlation
+from cryorbit.alignment.orbit import FRC_THRESHOLD, geometry_of, ring_correlation
 from cryorbit.alignment.polar import PolarTransform, to_samples
+from cryorbit.alignment.reader import RingReader
 from cryorbit.alignment.templates import AverageSums, Geometry, Template, order_weight
 from cryorbit.classification.assign import Halves
 from cryorbit.classification.bank import Bank
@@ -111,6 +112,24 @@ def class_facts(
         roundness, order = _turning(bank.harmonics[number], halves[number], noise, geometry)
         columns["roundness"][number], columns["isotropy_order"][number] = roundness, order
     return ClassFacts(particles=counts, **columns)
+
+
+def facts_and_images(
+    halves: list[Halves], poses: ClassPoses, noise: Float[Tensor, " rings"], reader: RingReader
+) -> tuple[ClassFacts, FloatArray]:
+    """What is known of each class, and the averages as images, shape (classes, box, box).
+
+    Parameters
+    ----------
+    halves, poses, noise
+        As for :func:`class_facts`.
+    reader
+        Of the images.
+    """
+    geometry, info = geometry_of(reader), reader.images.info
+    bank = averages_of(halves, noise, geometry)[1]
+    images = images_of(bank, geometry, reader.transform)
+    return class_facts(halves, poses, bank, images, noise, geometry, info.pixel_size_A, info.particle_radius_px), images
 
 
 def _resolution_A(halves: Halves, geometry: Geometry, box_A: float) -> float:

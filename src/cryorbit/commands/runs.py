@@ -36,6 +36,7 @@ from cryorbit.commands.options import (
     WorkerCount,
 )
 from cryorbit.commands.shared import app, observing, tell
+from cryorbit.commands.views import ONE_VIEW, run_each_view, seen_from_several_sides, views_setting
 from cryorbit.errors import ConfigurationError, ParticleDataError
 
 if TYPE_CHECKING:
@@ -92,33 +93,6 @@ def _workers(count: int | None, ray_address: str | None) -> Workers | None:
     return None if count is None and ray_address is None else Workers(count, ray_address)
 
 
-def _views(text: str) -> dict[str, Any]:
-    """A number of classes as a setting."""
-    if text == "auto":
-        return {}
-    if not text.isdigit() or not int(text):
-        raise ConfigurationError(f"--views is {text!r}; expected a number of classes, or auto.")
-    return {"classification": {"views": int(text)}}
-
-
-def _run_views(particles: Path, out: Path, choices: Choices, quiet: bool, workers: Workers | None) -> None:
-    """Classes first, then each view by itself."""
-    from cryorbit.many_views import run_views
-
-    config, rows = choices.config(), choices.rows()
-    with observing(quiet) as observer:
-        result = run_views(
-            rows.read(particles, choices.stack_root), out, config, rows=rows, overwrite=choices.overwrite,
-            observer=observer, workers=workers,
-        )  # fmt: skip
-    typer.echo(
-        f"Report:    {result.report}\n"
-        f"Views:     {len(result.views)} (classes in {result.classes.folder})\n"
-        f"Particles: {out / Path(result.classes.particles.name).name} "
-        f"({int(result.kept.sum()):,} of {len(result.kept):,} kept)"
-    )
-
-
 @app.command()
 def run(
     particles: Particles,
@@ -136,7 +110,8 @@ def run(
     views: Annotated[
         str | None,
         typer.Option(
-            help="Raw picks: classify them first, into so many classes or 'auto', then run on each view.",
+            help="1: all are of one view. A number of classes or 'auto': classify first, then run on each view. "
+            "Default: by a look at files without classes.",
             show_default=False,
         ),
     ] = None,
@@ -152,70 +127,16 @@ def run(
     """The main job: train, find outliers, estimate angle and defocus, write particle files and the report."""
     estimation = given(method=method, defocus_prior=defocus_prior, defocus_range_um=range_um(defocus_range))
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
+    team = _workers(workers, ray_address)
     if views is not None:
-        _run_views(particles, out, replace(choices, others=_views(views)), quiet, _workers(workers, ray_address))
-        return
-    _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=_workers(workers, ray_address))
-
-
-@app.command()
-def classify(
-    particles: Particles,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
-    views: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1000,
-            help="Classes to make. Default: as many as held-out images are better with.",
-            show_default=False,
-        ),
-    ] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(
-            help="separate (default) or tied: whether a view and its reflection are two classes or one.",
-            show_default=False,
-        ),
-    ] = None,
-    diameter: Annotated[
-        float | None,
-        typer.Option(help="Of the particle in Angstrom. Default: three quarters of the box.", show_default=False),
-    ] = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    defocus_prior: Annotated[
-        str | None, typer.Option(help="given (trust the file; the default) or micrograph (refine it).")
-    ] = None,
-    invert: Invert = None,
-    select: Select = None,
-    subset: Subset = None,
-    stack_root: StackRoot = None,
-    seed: RunSeed = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """2D classification of raw picks without a reference: class averages, junk, every particle's class and pose."""
-    from cryorbit.classified import classify as classify_particles
-
-    told = {"classification": given(views=views, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
-    choices = Choices(
-        None, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
-        subset, told,
-    )  # fmt: skip
-    chosen, rows = choices.config(), choices.rows()
-    with observing(quiet) as observer:
-        result = classify_particles(
-            rows.read(particles, stack_root), out, chosen, rows=rows, overwrite=overwrite, observer=observer
-        )
-    kept = int(result.estimates["kept"].sum())
-    good = int(result.classes["kept"].sum())
-    typer.echo(
-        f"Report:    {result.report}\n"
-        f"Classes:   {out / 'classes.mrcs'} ({good} of particles, {len(result.classes) - good} of junk)\n"
-        f"Particles: {result.particles.name} ({kept:,} of {len(result.particles):,} kept)"
-    )
+        choices = replace(choices, others=views_setting(views))
+    if particles.is_file() and views != ONE_VIEW:
+        table = choices.rows().read(particles, stack_root)
+        alone = truth is not None or outlier_column is not None  # which go with one view
+        if views is not None or (not alone and seen_from_several_sides(table, out, choices, quiet)):
+            run_each_view(table, out, choices, quiet, team)
+            return
+    _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=team)
 
 
 @app.command()

@@ -78,10 +78,20 @@ def examine_particles(
 
 
 def _where_it_came_from(path: Path) -> tuple[Path | None, Path | None]:
-    """Of a file that a run wrote: the run's own input, from which its images' paths are counted, and their root."""
-    if not path.name.startswith("particles") or run_identity(path.parent) is None:
-        return None, None
-    return run_input(path.parent)
+    """Of a file that a run wrote: the first input, from which its images' paths are counted, and their root.
+
+    A run may have been given what another one wrote.
+    """
+    home: Path | None = None
+    root: Path | None = None
+    seen = {path}
+    while path.name.startswith("particles") and run_identity(path.parent) is not None:
+        home, root = run_input(path.parent)
+        if root is not None or home in seen:
+            break
+        path = home
+        seen.add(home)
+    return home, root
 
 
 def read_some(

@@ -1,0 +1,152 @@
+"""Commands for particles of many views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cryorbit.commands.choices import Choices, given
+from cryorbit.commands.options import (
+    ConfigFile,
+    Debug,
+    Invert,
+    Overwrite,
+    Particles,
+    Quiet,
+    RunSeed,
+    Select,
+    Settings,
+    StackRoot,
+    Subset,
+)
+from cryorbit.commands.shared import app, observing
+from cryorbit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cryorbit.machine import Workers
+    from cryorbit.particles import ParticleTable
+
+# What --views says of particles of a single view.
+ONE_VIEW = "1"
+
+
+@app.command()
+def classify(
+    particles: Particles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Classes to begin with; copies of a view are merged. Default: as many as it takes.",
+            show_default=False,
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="separate (default) or tied: whether a view and its reflection are two classes or one.",
+            show_default=False,
+        ),
+    ] = None,
+    diameter: Annotated[
+        float | None,
+        typer.Option(help="Of the particle in Angstrom. Default: three quarters of the box.", show_default=False),
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    defocus_prior: Annotated[
+        str | None, typer.Option(help="given (trust the file; the default) or micrograph (refine it).")
+    ] = None,
+    invert: Invert = None,
+    select: Select = None,
+    subset: Subset = None,
+    stack_root: StackRoot = None,
+    seed: RunSeed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """2D classification of raw picks without a reference: class averages, junk, every particle's class and pose."""
+    from cryorbit.classified import classify as classify_particles
+
+    told = {"classification": given(views=views, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
+    choices = Choices(
+        None, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
+        subset, told,
+    )  # fmt: skip
+    chosen, rows = choices.config(), choices.rows()
+    with observing(quiet) as observer:
+        result = classify_particles(
+            rows.read(particles, stack_root), out, chosen, rows=rows, overwrite=overwrite, observer=observer
+        )
+    kept = int(result.estimates["kept"].sum())
+    good = int(result.classes["kept"].sum())
+    typer.echo(
+        f"Report:    {result.report}\n"
+        f"Classes:   {out / 'classes.mrcs'} ({good} of particles, {len(result.classes) - good} of junk)\n"
+        f"Particles: {result.particles.name} ({kept:,} of {len(result.particles):,} kept)"
+    )
+
+
+def views_setting(text: str) -> dict[str, Any]:
+    """What --views of a run says, as settings.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no number of classes, nor ``auto``.
+    """
+    if text == "auto":
+        return {}
+    if not text.isdigit() or not int(text):
+        raise ConfigurationError(
+            f"--views is {text!r}; expected a number of classes, 1 for particles of one view, or auto."
+        )
+    return {"classification": {"views": int(text)}}
+
+
+def seen_from_several_sides(table: ParticleTable, out: Path, choices: Choices, quiet: bool) -> bool:
+    """Whether particles of which nobody has said so are of several views, by a look at them.
+
+    A folder that is there already is gone on with as it was begun.
+    """
+    from cryorbit.io.runs import VIEWS, manifest_of
+    from cryorbit.many_views import can_be_surveyed, survey
+
+    begun = manifest_of(out)
+    if begun is not None and not choices.overwrite:
+        return begun.get("kind") == VIEWS
+    config = choices.config()
+    if not can_be_surveyed(table, config, choices.rows()):
+        return False
+    with observing(quiet) as observer:
+        observer.stage("Looking whether these are particles of one view")
+        found = survey(table, config, observer)
+        if found.several:
+            observer.say(
+                f"{100 * found.elsewhere:.0f} % of {found.images:,} particles that were looked at are of another view "
+                "than the most common one: all are classified first, then each view is run by itself. Give --views 1 "
+                "to take them for one view, or --views with a number of classes."
+            )
+    return found.several
+
+
+def run_each_view(table: ParticleTable, out: Path, choices: Choices, quiet: bool, workers: Workers | None) -> None:
+    """Classes first, then each view by itself."""
+    from cryorbit.many_views import run_views
+
+    with observing(quiet) as observer:
+        result = run_views(
+            table, out, choices.config(), rows=choices.rows(), overwrite=choices.overwrite, observer=observer,
+            workers=workers,
+        )  # fmt: skip
+    typer.echo(
+        f"Report:    {result.report}\n"
+        f"Views:     {len(result.views)} (classes in {result.classes.folder})\n"
+        f"Particles: {out / Path(result.classes.particles.name).name} "
+        f"({int(result.kept.sum()):,} of {len(result.kept):,} kept)"
+    )
