@@ -88,7 +88,7 @@ def test_views_too_small_for_a_run_keep_the_poses_of_the_classification(tmp_path
     np.testing.assert_array_equal(
         result.particles.numbers("rlnAnglePsi", 0.0), result.classes.particles.numbers("rlnAnglePsi", 0.0)
     )
-    assert "too few for a run of their own" in result.report.read_text()
+    assert "too few to be run" in result.report.read_text()
 
 
 def test_who_says_how_many_views_is_not_asked_again(tmp_path, monkeypatch):

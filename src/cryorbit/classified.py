@@ -118,6 +118,21 @@ def classify(
     """
     config, rows = config or make_config(), rows or Rows()
     table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
+    _check(table, config)
+    manifest = new_manifest(table, config, False, rows)
+    manifest |= {"kind": CLASSIFICATION, "identity": identity({"kind": CLASSIFICATION, "of": manifest["identity"]})}
+    folder = RunFolder.create_or_continue(
+        Path(out), manifest, overwrite, [*table.source.all_files, *table.locations.used]
+    )
+    try:
+        ClassJob(folder, config, table, observer or Silent()).run()
+    finally:
+        folder.close()
+    return result_of(folder.path)
+
+
+def _check(table: ParticleTable, config: RunConfig) -> None:
+    """Refuse, before a folder is made, what cannot be classified."""
     if resolve_prior(table, config.estimation) == "blind":
         why = "has no defocus (_rlnDefocusU)" if not table.has_defocus else "is to be classified blind"
         raise ConfigurationError(
@@ -143,16 +158,6 @@ def classify(
             "classification has none: leave it out."
         )
     one_pixel_size(table)
-    manifest = new_manifest(table, config, False, rows)
-    manifest |= {"kind": CLASSIFICATION, "identity": identity({"kind": CLASSIFICATION, "of": manifest["identity"]})}
-    folder = RunFolder.create_or_continue(
-        Path(out), manifest, overwrite, [*table.source.all_files, *table.locations.used]
-    )
-    try:
-        ClassJob(folder, config, table, observer or Silent()).run()
-    finally:
-        folder.close()
-    return result_of(folder.path)
 
 
 def result_of(folder: Path) -> ClassifyResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cryorbit.conditions import Condition
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.io import ImageStack, particles_suffix, write_particles
 from cryorbit.io.fingerprints import identity
-from cryorbit.io.runs import VIEWS, RunFolder, is_finished, report_path, write_table, write_text
+from cryorbit.io.runs import VIEWS, RunFolder, is_finished, write_table
 from cryorbit.machine import Workers, freed_memory_kept
 from cryorbit.manifest import new_manifest
 from cryorbit.particles import ParticleTable
@@ -27,8 +26,7 @@ from cryorbit.pipeline import RunResult, run
 from cryorbit.pipeline import result_of as result_of_run
 from cryorbit.progress import Observer, Silent
 from cryorbit.readings import resolve_prior
-from cryorbit.report.markup import fill, paragraphs, table
-from cryorbit.report.wording import count
+from cryorbit.report.views_page import write_views_page
 from cryorbit.rows import Rows
 
 CLASSES, VIEW_TABLE = "classes", "views.csv"
@@ -36,7 +34,6 @@ CLASSES, VIEW_TABLE = "classes", "views.csv"
 FEWEST_PARTICLES = 200
 # Below so many there are no two such views among a fifth of junk.
 FEWEST_SURVEYED = 500
-TEMPLATE = "views.html"
 # What a view's own run knows better than the classification.
 REFINED = (
     conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, conventions.DEFOCUS_U, conventions.DEFOCUS_V,
@@ -238,35 +235,17 @@ def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]
         write_particles(folder / f"particles{name}{suffix}", table_of_all if part is None else table_of_all.where(part))
     found = pd.DataFrame(facts, columns=["class", "particles", "kept", "psi_std_deg", "folder"])
     write_table(folder / VIEW_TABLE, found)
-    page = _write_page(folder, classes, found, kept)
+    page = write_views_page(folder, CLASSES, found, len(kept), int(kept.sum()), _too_few(classes, found))
     return ManyViewsResult(folder, classes, views, table_of_all, kept, page)
 
 
-def _write_page(folder: Path, classes: ClassifyResult, views: pd.DataFrame, kept: NDArray[np.bool_]) -> Path:
-    """A page that leads to the classification and to each view."""
-    rows = [
-        [str(row["class"]), count(row["particles"]), count(row["kept"]), f"{row['psi_std_deg']:.2f}°"]
-        for row in views.to_dict("records")
-    ]
-    links = "\n".join(
-        f'<li><a href="{escape(str(name))}/report.html">Class {number}</a></li>'
-        for number, name in zip(views["class"], views["folder"], strict=True)
-    )
+def _too_few(classes: ClassifyResult, views: pd.DataFrame) -> str:
+    """What is said of kept classes that have no run of their own."""
     left = int(classes.classes["kept"].sum()) - len(views)
-    said = [
-        f"{count(len(kept))} particles were classified, and {len(views)} views aligned by themselves: "
-        f"{count(kept.sum())} particles are kept. particles.star has all of them, with the pose that is known best, "
-        "and rlnClassNumber.",
-    ]
-    if left:
-        said.append(
-            f"{left} kept classes have fewer than {FEWEST_PARTICLES} particles, too few for a run of their own: theirs "
-            "are the poses of the classification."
-        )
-    page = fill(
-        TEMPLATE, title=escape(f"{folder.resolve().name}: cryorbit views"), heading=escape(folder.resolve().name),
-        summary=paragraphs(said), classes=CLASSES, links=links,
-        table=table("Views", ["Class", "Particles", "Kept", "Median σ(ψ)"], rows),
-    )  # fmt: skip
-    write_text(report_path(folder), page)
-    return report_path(folder)
+    if not left:
+        return ""
+    which = "1 kept class has" if left == 1 else f"{left} kept classes have"
+    return (
+        f"{which} fewer than {FEWEST_PARTICLES} particles, too few to be run: the poses are those of the "
+        "classification."
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from html import escape
@@ -13,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from cryorbit.conventions import FloatArray
 from cryorbit.errors import RunFolderError
 from cryorbit.io.mrc import read_images
 from cryorbit.io.runs import read_table, report_path, write_text
-from cryorbit.report.drawing import Plot, middle_range, new_figure, save
+from cryorbit.report.averages import as_webp, grey
+from cryorbit.report.drawing import Plot, new_figure, save
 from cryorbit.report.explorer.fragment import explorer_section, explorer_style
 from cryorbit.report.markup import definitions, embedded_figure, fill, paragraphs, table
 from cryorbit.report.page import EXPLORER_BEGINS, EXPLORER_ENDS
@@ -31,7 +29,6 @@ from cryorbit.report.wording import NOTHING, count, percent
 TEMPLATE, SCRIPT = "classes.html", "classes.js"
 CARD_PX = 96
 ACROSS = 10
-WEBP_QUALITY = 80
 # Deviation from the bulk of the classes that is worth a word on the card.
 WORTH_SAYING = 3.0
 REASONS = {
@@ -229,24 +226,10 @@ def _card(row: Mapping[Hashable, Any], image: FloatArray, box_A: float) -> str:
     return (
         f'<li><button type="button" data-class="{number}" data-kept="{kept}" aria-pressed="{kept}" title="{label}">'
         f'<span class="picture"><img alt="{label}" width="{CARD_PX}" height="{CARD_PX}" '
-        f'src="data:image/webp;base64,{_picture(image)}"><i></i></span>'
+        f'src="data:image/webp;base64,{as_webp(image, CARD_PX)}"><i></i></span>'
         f'<span><strong>{number}</strong> · {particles}</span><span class="why">{escape(said)}</span>'
         '<span class="bar-of"><i></i></span></button></li>'
     )
-
-
-def _grey(image: FloatArray) -> FloatArray:
-    """An average between black and white."""
-    low, high = middle_range(image.ravel(), 0.2)
-    return np.asarray(np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0))
-
-
-def _picture(image: FloatArray) -> str:
-    """An average as text for a page."""
-    grey = Image.fromarray((255 * _grey(image)).astype(np.uint8))
-    buffer = io.BytesIO()
-    grey.resize((CARD_PX, CARD_PX), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=WEBP_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _facts_table(classes: pd.DataFrame, run: RunRecord) -> str:
@@ -274,7 +257,7 @@ def _montage(folder: Path, classes: pd.DataFrame, averages: FloatArray) -> str:
     figure = new_figure(ACROSS * 0.85, rows * 1.0)
     for place, (row, image) in enumerate(zip(classes.to_dict("records"), averages, strict=True)):
         axes = figure.add_subplot(rows, ACROSS, place + 1)
-        axes.imshow(_grey(image), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(grey(image), cmap="gray", vmin=0, vmax=1)
         axes.set_title(
             f"{int(row['class'])}: {int(row['particles']):,}{'' if row['kept'] else ' (r)'}", fontsize=7, pad=2
         )
