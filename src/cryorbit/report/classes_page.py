@@ -161,11 +161,13 @@ def _summary(run: RunRecord, classes: pd.DataFrame) -> list[str]:
     asked = run.number("configuration", "classification", "views")
     views = int(run.number("stages", "learn", "views") or len(classes))
     how = "as many as were asked for" if asked is not None else "as many as held-out images are better explained by"
+    began = f"It began with {views}, {how}"
+    began += "; those that show the same view were merged, empty ones left out." if len(classes) < views else "."
     pixel_size = run.number("images", "pixel_size_A") or float("nan")
     limit_A = run.number("stages", "estimate", "limit_A") or 2 * pixel_size
     said = [
-        f"{_some(len(run), 'particle')} were sorted into {_some(views, 'class')}, {how}, without a reference: the "
-        f"averages were learnt from {count(learnt)} of them, from random starts.",
+        f"{_some(len(run), 'particle')} were sorted into {_some(len(classes), 'class')} without a reference: the "
+        f"averages were learnt from {count(learnt)} of them, from random starts. {began}",
         f"Images were brought to {pixel_size:.3g} Å per pixel; nothing finer than {limit_A:.0f} Å was looked at, which "
         "is the best resolution that a class can have here (--set classification.box_size=128 goes further).",
     ]
@@ -182,9 +184,6 @@ def _summary(run: RunRecord, classes: pd.DataFrame) -> list[str]:
         f"{_some(dropped, 'particle')} {'was' if dropped == 1 else 'were'} dropped: those of the {len(junk)} rejected "
         f"classes, which are unlike the bulk of the set, and {count(inside)} that are unlike their own class."
     )
-    if len(classes) < views:
-        empty = views - len(classes)
-        said.append(f"{_some(empty, 'class')} ended without any particle and {'is' if empty == 1 else 'are'} left out.")
     return said
 
 
