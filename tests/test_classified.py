@@ -48,6 +48,7 @@ def test_every_row_comes_out_with_its_class_and_pose(classified):
         assert name in after
     classes = pd.read_csv(result.folder / "classes.csv")
     assert set(after["rlnClassNumber"]) == set(classes["class"])
+    assert (classes["defocus_std_um"] == 0).all(), "the file's defocus is trusted"
     counts = after["rlnClassNumber"].value_counts()
     assert (counts.loc[classes["class"]].to_numpy() == classes["particles"].to_numpy()).all()
     assert after["rlnMaxValueProbDistribution"].between(0, 1).all()
@@ -148,7 +149,11 @@ def test_defoci_near_the_file_s_are_refined(tmp_path):
     before = co.read_particles(star).defocus_A / 1e4
     after = result.particles.defocus_A / 1e4
     assert np.median(np.abs(after - truth)) < 2 * np.median(np.abs(before - truth)) + 0.05
-    assert (result.particles.numbers("cryorbitDefocusStd", 0.0) > 0).all()
+    std_A = pd.Series(result.particles.numbers("cryorbitDefocusStd", 0.0))
+    assert (std_A > 0).all()
+    of_class = std_A.groupby(result.particles.numbers("rlnClassNumber", 0.0)).median() / 1e4
+    np.testing.assert_allclose(result.classes["defocus_std_um"], of_class.loc[result.classes["class"]], rtol=1e-3)
+    assert "µm</td>" in result.report.read_text()
 
 
 def test_old_class_numbers_stay_beside(tmp_path):

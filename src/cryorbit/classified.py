@@ -294,8 +294,10 @@ class ClassJob:
         table["kept"] = table["outlier_probability"] <= self.config.estimation.outlier_threshold
         table["share"] = facts.particles / facts.particles.sum()
         table["particles"] = facts.particles.astype(np.int64)
-        origin_std = pd.Series(found.poses.shift_std_px).groupby(number).median()
-        table["origin_std_A"] = origin_std.reindex(range(classes)).to_numpy() * self._pixel_size_A
+        medians = pd.DataFrame({
+            "origin_std_A": found.poses.shift_std_px * self._pixel_size_A, "defocus_std_um": found.poses.defocus_std_um,
+        }).groupby(number).median()  # fmt: skip
+        table = table.join(medians)
         there = table[table["particles"] > 0].sort_values(
             ["kept", "kept_particles", "particles"], ascending=False, kind="stable"
         )

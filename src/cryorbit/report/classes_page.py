@@ -232,7 +232,7 @@ def _card(row: Mapping[Hashable, Any], image: FloatArray, box_A: float) -> str:
 
 
 def _facts_table(classes: pd.DataFrame, run: RunRecord) -> str:
-    head = ["Class", "Particles", "Share", "Kept", "Junk", "Resolution", "σ(ψ)", "Common lines", "Offset",
+    head = ["Class", "Particles", "Share", "Kept", "Junk", "Resolution", "σ(ψ)", "σ(defocus)", "Common lines", "Offset",
             "Radius of gyration", "Gain", "Rotational", "Symmetry"]  # fmt: skip
     radius_A = 0.5 * _diameter_A(run)
     return table("All classes", head, [_facts_row(row, radius_A) for row in classes.to_dict("records")])
@@ -245,9 +245,17 @@ def _facts_row(row: Mapping[Hashable, Any], radius_A: float) -> Sequence[str]:
         str(int(row["class"])), count(int(row["particles"])), f"{100 * row['share']:.1f} %",
         count(int(row["kept_particles"])), f"{100 * row['outlier_probability']:.0f} %",
         _resolution(row["resolution_A"], row["limit_A"]), NOTHING if empty else f"{row['psi_std_deg']:.2f}°",
+        _defocus_std(row, empty),
         f"{row['agreement']:.2f}", f"{row['offset'] * radius_A:.0f} Å", f"{row['extent'] * radius_A:.0f} Å",
         f"{row['nats']:.0f}", f"{row['roundness']:.2f}", NOTHING if empty else symmetry,
     ]  # fmt: skip
+
+
+def _defocus_std(row: Mapping[Hashable, Any], empty: bool) -> str:
+    """How well the defocus of the images of a class is known; 0 is what the file's own value is taken for."""
+    if row["defocus_std_um"] == 0:
+        return "given"
+    return NOTHING if empty else f"{row['defocus_std_um']:.3f} µm"
 
 
 def _montage(folder: Path, classes: pd.DataFrame, averages: FloatArray) -> str:
