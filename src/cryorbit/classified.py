@@ -238,7 +238,7 @@ class ClassJob:
             settled = settle(images, classes, geometry, radius)
             facts = facts_and_images(settled.halves, settled.poses, settled.model.mean_noise, reader)[0]
             good = (class_log_odds(facts) < 0) & (facts.particles > 0)
-            settled = charted(settled, classes.assigned, good if good.any() else facts.particles > 0)
+            settled = charted(settled, good if good.any() else facts.particles > 0)
         save_checkpoint(self.folder.file("checkpoint", LEARNT), as_plain(settled, rows))
         return {"views": views, "learnt_from": len(rows)}
 

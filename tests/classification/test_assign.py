@@ -98,8 +98,8 @@ def test_facts_of_the_classes(learnt):
 
 
 def test_classes_survive_a_file(learnt, tmp_path):
-    images, _, _, classes, settled = learnt
-    settled = charted(settled, classes.assigned, np.array([True, True, False, True]))
+    images, _, _, _, settled = learnt
+    settled = charted(settled, np.array([True, True, False, True]))
     torch.save(as_plain(settled, np.arange(240)), tmp_path / "classes.pt")
     back, rows = from_plain(torch.load(tmp_path / "classes.pt", weights_only=True), GEOMETRY)
     np.testing.assert_array_equal(rows, np.arange(240))

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from cryorbit.alignment.defocus import DefocusRange
-from cryorbit.classification.assign import settle
+from cryorbit.classification.assign import assign, settle
 from cryorbit.classification.learn import learn_classes
 
 from ..alignment.blobs import (
@@ -58,6 +58,27 @@ def test_different_views_stay_apart(seed):
     number = settle(images, classes, GEOMETRY, RADIUS_px).poses.number
     assert len(np.unique(number)) == 4
     assert adjusted_rand_score(view, number) > 0.95
+
+
+def test_a_rare_view_is_not_taken_in_by_its_neighbour():
+    """Ten times as many images of one view, both given as they are: the rare one's images decide for themselves."""
+    images, view, _ = mixed(2, 220, seed=14, noise=0.4)
+    rows = torch.from_numpy(np.flatnonzero((view == 0) | (np.cumsum(view == 1) <= 22)))
+    images, view = images.of_rows(rows), view[rows.numpy()]
+    classes = learn_classes(images, GEOMETRY, RADIUS_px, 6, 1, QUICK)
+    number = settle(images, classes, GEOMETRY, RADIUS_px).poses.number
+    assert len(np.unique(number)) == 2
+    assert adjusted_rand_score(view, number) > 0.95
+
+
+def test_images_that_were_learnt_from_lie_where_others_of_their_view_do():
+    images, view, _ = mixed(3, 160, seed=15, noise=0.3)
+    classes = learn_classes(images.of_rows(torch.arange(240)), GEOMETRY, RADIUS_px, 7, 1, QUICK)
+    settled = settle(images.of_rows(torch.arange(240)), classes, GEOMETRY, RADIUS_px)
+    others = assign(images.of_rows(torch.arange(240, 480)), settled.model, GEOMETRY, RADIUS_px)[0]
+    for one in range(3):
+        here, there = settled.poses.place[view[:240] == one], others.place[view[240:] == one]
+        np.testing.assert_allclose(np.median(here, axis=0), np.median(there, axis=0), atol=0.15)
 
 
 def test_copies_of_tied_classes_are_merged_with_their_reflections():

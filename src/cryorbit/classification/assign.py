@@ -47,11 +47,15 @@ class Settled:
         Sums of the even and the odd ones of each class's images.
     poses
         Of the images that they were learnt from.
+    likeness
+        Of these images to all classes, as in :class:`cryorbit.classification.joint.Assignment`; None where this was
+        read from a file.
     """
 
     model: ClassModel
     halves: list[Halves]
     poses: ClassPoses
+    likeness: Float[Tensor, "images classes"] | None = None
 
 
 def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_radius_px: float) -> Settled:
@@ -76,7 +80,10 @@ def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_ra
     model = replace(model, templates=within.templates)
     search = model.search(images, geometry, particle_radius_px)
     members = merged(images, Members(classes.assigned, within.poses, model), search, geometry)
-    model = members.model
+    if members.model is not model:
+        model = members.model
+        likeness = classify(images, model, search).likeness
+        members = replace(members, assigned=replace(members.assigned, likeness=likeness))
     assigned = contested(images, members.assigned, model, search, geometry, members.own)
     within = _within(images, assigned, model, len(classes), geometry, LAST_ROUNDS)
     # Nobody can be sent to a class that has no average.
@@ -84,7 +91,9 @@ def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_ra
     bank = Bank(model.bank.harmonics, torch.where(there, within.log_share, -torch.inf))
     model = replace(model, templates=within.templates, bank=bank)
     assigned, mirrored = in_class_frame(assigned, len(classes))
-    return Settled(model, within.halves, ClassPoses.of(assigned, mirrored, within.poses, within.judged, view_map))
+    model = replace(model, view_map=ViewMap.of(assigned.likeness, torch.nonzero(there).flatten()))
+    poses = ClassPoses.of(assigned, mirrored, within.poses, within.judged, model.view_map)
+    return Settled(model, within.halves, poses, assigned.likeness)
 
 
 @dataclass(frozen=True)
@@ -139,24 +148,23 @@ def _within(
     )
 
 
-def charted(settled: Settled, assigned: Assignment, good: NDArray[np.bool_]) -> Settled:
+def charted(settled: Settled, good: NDArray[np.bool_]) -> Settled:
     """The same with a map of those classes alone that are of particles.
 
     Parameters
     ----------
     settled
         Of :func:`settle`.
-    assigned
-        Its images as they were compared with all classes.
     good
         Which classes are of particles, shape (classes,).
     """
-    assigned = in_class_frame(assigned, len(settled.model))[0]
-    device = assigned.likeness.device
+    if settled.likeness is None:
+        raise ValueError("how alike the images are to the classes is not known any more")
+    device = settled.likeness.device
     counted = torch.from_numpy(np.flatnonzero(good)).to(device)
     members = torch.from_numpy(np.flatnonzero(good[settled.poses.number])).to(device)
-    view_map = ViewMap.of(assigned.likeness[members], counted)
-    poses = replace(settled.poses, place=as_array(view_map.coordinates(assigned.likeness)))
+    view_map = ViewMap.of(settled.likeness[members], counted)
+    poses = replace(settled.poses, place=as_array(view_map.coordinates(settled.likeness)))
     return replace(settled, model=replace(settled.model, view_map=view_map), poses=poses)
 
 

@@ -1,4 +1,4 @@
-"""Classes of one view: two are merged unless their images are better explained by two averages than by one of both.
+"""Classes of one view: two are merged unless the images of either are better explained by two averages than by one.
 
 Learning leaves copies of a view, and blurred copies, some of the images of which it has turned wrongly. How far two
 averages are apart does not tell such a copy from another view; what one average of all their images says of each of
@@ -93,7 +93,12 @@ def merged(images: RingImages, members: Members, search: CircleSearch, geometry:
             if first == second or (first, second) in different:
                 continue
             union = _union(images, members, first, second, search, geometry)
-            if is_gain(_apart(images, members, union, geometry) - union.poses.log_likelihood):
+            gain, number = (
+                _apart(images, members, union, geometry) - union.poses.log_likelihood,
+                members.number[union.rows],
+            )
+            # Each class by its own images: those of a rare view would be trimmed away among those of its neighbour.
+            if any(is_gain(gain[number == one]) for one in (first, second)):
                 different.add((first, second))
             else:
                 members = _without(members, first, second, union)
