@@ -118,7 +118,7 @@ def classify(
     """
     config, rows = config or make_config(), rows or Rows()
     table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
-    _check(table, config)
+    check_can_be_classified(table, config)
     manifest = new_manifest(table, config, False, rows)
     manifest |= {"kind": CLASSIFICATION, "identity": identity({"kind": CLASSIFICATION, "of": manifest["identity"]})}
     folder = RunFolder.create_or_continue(
@@ -131,8 +131,14 @@ def classify(
     return result_of(folder.path)
 
 
-def _check(table: ParticleTable, config: RunConfig) -> None:
-    """Refuse, before a folder is made, what cannot be classified."""
+def check_can_be_classified(table: ParticleTable, config: RunConfig) -> None:
+    """Refuse, before a folder is made, what cannot be classified.
+
+    Raises
+    ------
+    ParticleDataError, ConfigurationError
+        For too few particles, defoci that are not known, and settings that do not go with it.
+    """
     if resolve_prior(table, config.estimation) == "blind":
         why = "has no defocus (_rlnDefocusU)" if not table.has_defocus else "is to be classified blind"
         raise ConfigurationError(

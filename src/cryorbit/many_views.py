@@ -12,10 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryorbit import conventions
+from cryorbit.classification.frames import in_frame_of
 from cryorbit.classification.survey import SAMPLE, Survey, survey_of
-from cryorbit.classified import ClassifyResult, class_reader, classify, result_of
+from cryorbit.classified import ClassifyResult, check_can_be_classified, class_reader, classify, result_of
 from cryorbit.conditions import Condition
 from cryorbit.config import RunConfig, make_config, merge
+from cryorbit.conventions import FloatArray, wrap_deg
 from cryorbit.io import ImageStack, particles_suffix, write_particles
 from cryorbit.io.fingerprints import identity
 from cryorbit.io.runs import VIEWS, RunFolder, is_finished, write_table
@@ -25,7 +27,7 @@ from cryorbit.particles import ParticleTable
 from cryorbit.pipeline import RunResult, run
 from cryorbit.pipeline import result_of as result_of_run
 from cryorbit.progress import Observer, Silent
-from cryorbit.readings import resolve_prior
+from cryorbit.readings import check_outlier_method, resolve_prior
 from cryorbit.report.views_page import write_views_page
 from cryorbit.rows import Rows
 
@@ -34,6 +36,8 @@ CLASSES, VIEW_TABLE = "classes", "views.csv"
 FEWEST_PARTICLES = 200
 # Below so many there are no two such views among a fifth of junk.
 FEWEST_SURVEYED = 500
+# Classes that a file may have at least, if it has 50 particles for each.
+FEWEST_CLASSES = 8
 # What a view's own run knows better than the classification.
 REFINED = (
     conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, conventions.DEFOCUS_U, conventions.DEFOCUS_V,
@@ -70,8 +74,8 @@ class ManyViewsResult:
     report: Path
 
 
-def can_be_surveyed(particles: ParticleTable, config: RunConfig, rows: Rows | None = None) -> bool:
-    """Whether :func:`survey` can say anything about particles that have not been classified.
+def why_not_surveyed(particles: ParticleTable, config: RunConfig, rows: Rows | None = None) -> str:
+    """Why :func:`survey` has nothing to say of particles; empty where it has.
 
     They are not to be few, nor blind, nor chosen by a class or of several already, and an alignment is to follow.
 
@@ -85,12 +89,16 @@ def can_be_surveyed(particles: ParticleTable, config: RunConfig, rows: Rows | No
         How they were chosen from their file.
     """
     conditions = [Condition.parse(text, "--select") for text in (rows or Rows()).select]
-    chosen = any("class" in condition.column.lower() for condition in conditions)
-    classes = np.unique(particles.numbers(conventions.CLASS_NUMBER, 0.0))
-    return (
-        len(particles) >= FEWEST_SURVEYED and not chosen and len(classes) == 1
-        and config.estimation.method == "orbit" and resolve_prior(particles, config.estimation) != "blind"
-    )  # fmt: skip
+    if any("class" in condition.column.lower() for condition in conditions):
+        return "for they were selected by their class"
+    for name in map(str, particles.frame):
+        if (name == conventions.CLASS_NUMBER or name.endswith("/class")) and len(particles.frame[name].unique()) > 1:
+            return f"for the file has classes ({name}: --select takes one of them; --views auto classifies anew)"
+    if len(particles) < FEWEST_SURVEYED:
+        return f"for they are fewer than {FEWEST_SURVEYED}"
+    if resolve_prior(particles, config.estimation) == "blind":
+        return "for their defoci are not known"
+    return "" if config.estimation.method == "orbit" else "for there is to be no alignment"
 
 
 def survey(particles: ParticleTable, config: RunConfig | None = None, observer: Observer | None = None) -> Survey:
@@ -150,13 +158,18 @@ def run_views(
     """
     config, rows, observer = config or make_config(), rows or Rows(), observer or Silent()
     particle_table = rows.of(particles) if isinstance(particles, ParticleTable) else rows.read(Path(particles))
+    own = _of_classes(config, len(particle_table))
+    # Refused now rather than after hours of work.
+    check_can_be_classified(particle_table, own)
+    check_outlier_method(config.estimation, has_latent=True)
+    if workers is not None:
+        workers.check()
     manifest = new_manifest(particle_table, config, True, rows)
     manifest |= {"kind": VIEWS, "identity": identity({"kind": VIEWS, "of": manifest["identity"]})}
     needed = [*particle_table.source.all_files, *particle_table.locations.used]
     folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
     try:
         done = folder.path / CLASSES
-        own = _of_classes(config)
         finished = is_finished(done)
         classes = result_of(done) if finished else classify(particle_table, done, own, observer=observer)
         views = _run_each(folder.path, classes, config, observer, workers)
@@ -168,12 +181,15 @@ def run_views(
         folder.close()
 
 
-def _of_classes(config: RunConfig) -> RunConfig:
-    """Configuration of the classification: of classes that are large enough for a run, where nobody has said more."""
+def _of_classes(config: RunConfig, particles: int) -> RunConfig:
+    """Configuration of the classification: of classes that are large enough for a run, where nobody has said more.
+
+    Of a small file still enough of them to tell its views apart.
+    """
     changes: dict[str, Any] = {"estimation": {"outlier_method": "auto"}}
     if config.classification.views is None:
-        least = max(config.classification.particles_per_view, 2 * FEWEST_PARTICLES)
-        changes["classification"] = {"particles_per_view": least}
+        least = min(2 * FEWEST_PARTICLES, particles // FEWEST_CLASSES)
+        changes["classification"] = {"particles_per_view": max(config.classification.particles_per_view, least)}
     return make_config(config.preset, merge(config.model_dump(), changes))
 
 
@@ -185,8 +201,8 @@ def _run_each(
     large = there.loc[there["kept_particles"] >= FEWEST_PARTICLES, "class"].astype(int).tolist()
     if not large:
         observer.say(
-            f"None of the {len(there)} kept classes has {FEWEST_PARTICLES} particles or more, which a run of its own "
-            "needs: the poses are those of the classification. Fewer classes with --views would be larger."
+            f"No class that was kept has {FEWEST_PARTICLES} particles, which a run of its own needs: the poses are "
+            "those of the classification."
         )
     # The sign of the images is a matter of the whole set.
     inverted = _inverted(classes.folder)
@@ -216,30 +232,61 @@ def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]
     columns: dict[str, Any] = {name: frame[name].to_numpy(dtype=object).copy() for name in REFINED if name in frame}
     number = classes.estimates["class"].to_numpy()
     was_kept = kept.copy()
-    facts = []
+    run_of: dict[int, str] = {}
     for one, result in views.items():
         if result.particles is None or result.estimates is None:
             continue
         rows = np.flatnonzero((number == one) & was_kept)
+        refined = result.particles.with_columns(_in_class_frame(result.particles, particles.take(rows)))
         for name, values in columns.items():
-            if name in result.particles.frame:
-                values[rows] = result.particles.frame[name].to_numpy(dtype=object)
+            if name in refined.frame:
+                values[rows] = refined.frame[name].to_numpy(dtype=object)
         kept[rows] = result.estimates["kept"].to_numpy(dtype=bool)
-        facts.append({
-            "class": one, "particles": len(rows), "kept": int(kept[rows].sum()),
-            "psi_std_deg": float(result.estimates["psi_std_deg"].median()), "folder": result.folder.name,
-        })  # fmt: skip
+        run_of[one] = result.folder.name
     table_of_all = particles.with_columns(columns)
     suffix = particles_suffix(table_of_all)
     for name, part in (("", None), ("_kept", kept), ("_dropped", ~kept)):
         write_particles(folder / f"particles{name}{suffix}", table_of_all if part is None else table_of_all.where(part))
-    found = pd.DataFrame(facts, columns=["class", "particles", "kept", "psi_std_deg", "folder"])
+    found = _facts(classes, table_of_all, kept, run_of)
     write_table(folder / VIEW_TABLE, found)
-    page = write_views_page(folder, CLASSES, found, len(kept), int(kept.sum()), _too_few(classes, found))
+    page = write_views_page(
+        folder, CLASSES, found, len(kept), int(kept.sum()), _too_few(classes, views), f"particles{suffix}"
+    )
     return ManyViewsResult(folder, classes, views, table_of_all, kept, page)
 
 
-def _too_few(classes: ClassifyResult, views: pd.DataFrame) -> str:
+def _in_class_frame(refined: ParticleTable, classified: ParticleTable) -> dict[str, FloatArray]:
+    """Angles and origins of a view's run, against the average of its class as those of its other images are."""
+    origins = (conventions.ORIGIN_X, conventions.ORIGIN_Y)
+    if not all(name in table.frame for name in (conventions.PSI, *origins) for table in (refined, classified)):
+        return {}
+    psi, other = (table.numbers(conventions.PSI, 0.0) for table in (refined, classified))
+    # RELION's origin is what brings a particle to the middle: the shift with the other sign.
+    shift, other_shift = (
+        -np.stack([table.numbers(name, 0.0) for name in origins], axis=1) for table in (refined, classified)
+    )
+    psi, shift = in_frame_of(psi, shift, other, other_shift)
+    return {conventions.PSI: wrap_deg(psi), origins[0]: -shift[:, 0], origins[1]: -shift[:, 1]}
+
+
+def _facts(
+    classes: ClassifyResult, particles: ParticleTable, kept: NDArray[np.bool_], run_of: dict[int, str]
+) -> pd.DataFrame:
+    """One row for each class that was kept, whether it has a run of its own or not."""
+    there = classes.classes[classes.classes["kept"]]["class"].astype(int)
+    number, std_deg = classes.estimates["class"].to_numpy(), particles.numbers(conventions.PSI_STD, np.nan)
+    rows = [
+        {
+            "class": one, "particles": int((number == one).sum()), "kept": int(kept[number == one].sum()),
+            "psi_std_deg": float(np.median(std_deg[(number == one) & kept])) if kept[number == one].any() else np.nan,
+            "folder": run_of.get(one, ""),
+        }
+        for one in there
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["class", "particles", "kept", "psi_std_deg", "folder"])
+
+
+def _too_few(classes: ClassifyResult, views: dict[int, RunResult]) -> str:
     """What is said of kept classes that have no run of their own."""
     left = int(classes.classes["kept"].sum()) - len(views)
     if not left:

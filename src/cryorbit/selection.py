@@ -22,7 +22,7 @@ from cryorbit.io import (
 )
 from cryorbit.io.cryosparc_star import write_as_star
 from cryorbit.io.matching import comparable_names
-from cryorbit.io.runs import MANIFEST, move_aside, read_table
+from cryorbit.io.runs import MANIFEST, VIEWS, manifest_of, move_aside, read_table
 from cryorbit.io.star_columns import unquoted
 from cryorbit.particles import TEXT_DTYPE, ParticleTable
 from cryorbit.selection_file import SavedSelection, read_selection
@@ -104,6 +104,11 @@ def export(folder: str | Path, out: str | Path, choice: Choice | None = None, *,
         If the format is unknown, or cannot be made of what the run was given.
     """
     folder, out, choice = Path(folder), Path(out), choice or Choice()
+    if (manifest_of(folder) or {}).get("kind") == VIEWS:
+        raise RunFolderError(
+            f"{folder}: holds the runs of several views; its particles_kept file has what is kept of all. Export from "
+            "the folder of one view, or from classes."
+        )
     if not (folder / "estimates.parquet").is_file() or not written_particles(folder).is_file():
         raise RunFolderError(f"{folder}: has no estimates to export; give the folder of a finished cryorbit run.")
     table = read_written(folder)

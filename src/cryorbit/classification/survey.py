@@ -20,13 +20,16 @@ from cryorbit.classification.model import classify
 from cryorbit.classification.quality import class_log_odds
 
 # Images to look at, and classes for them.
-SAMPLE, CLASSES = 1200, 6
-PHASES = (Phase(6.0, 12, False, 4, 4 / 128, 2 / 128), Phase(9.0, 4, True, 2, 2 / 128, 2 / 128))
+SAMPLE, CLASSES = 1500, 8
+PHASES = (
+    Phase(6.0, 12, False, 4, 4 / 128, 2 / 128),
+    Phase(9.0, 6, False, 3, 2 / 128, 2 / 128),
+    Phase(12.0, 3, True, 4, 2 / 128, 2 / 128),
+)
 # An image is of another view if the most common class has less than this of what its own says of it: classes of one
-# view say 0.99 of it and more, neighbours among six for all sides of a ribosome 0.7 to 0.9.
-SAME_VIEW = 0.9
-# Share of such images from which there are several views: junk that is taken for a view makes up to 0.12 of sets of one
-# view, those of several have 0.45 and more.
+# view say nearly all of it, those of real, round particles that differ by their neighbours 0.8 to 0.9.
+SAME_VIEW = 0.75
+# Share of such images from which there are several views (benchmarks/RESULTS.md, "One view or several").
 SEVERAL = 0.25
 
 

@@ -132,7 +132,11 @@ def run(
         choices = replace(choices, others=views_setting(views))
     if particles.is_file() and views != ONE_VIEW:
         table = choices.rows().read(particles, stack_root)
-        alone = truth is not None or outlier_column is not None  # which go with one view
+        alone = truth is not None or outlier_column is not None
+        if alone and views is not None:
+            raise ConfigurationError("--truth and --outlier-column compare the run of one view: leave out --views.")
+        if team is not None:
+            team.check()
         if views is not None or (not alone and seen_from_several_sides(table, out, choices, quiet)):
             run_each_view(table, out, choices, quiet, team)
             return

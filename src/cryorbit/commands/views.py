@@ -22,7 +22,7 @@ from cryorbit.commands.options import (
     Subset,
 )
 from cryorbit.commands.shared import app, observing
-from cryorbit.errors import ConfigurationError
+from cryorbit.errors import ConfigurationError, CryorbitError
 
 if TYPE_CHECKING:
     from cryorbit.machine import Workers
@@ -102,7 +102,9 @@ def views_setting(text: str) -> dict[str, Any]:
     """
     if text == "auto":
         return {}
-    if not text.isdigit() or not int(text):
+    if text == ONE_VIEW:
+        return {}
+    if not text.isdecimal() or not int(text):
         raise ConfigurationError(
             f"--views is {text!r}; expected a number of classes, 1 for particles of one view, or auto."
         )
@@ -115,22 +117,34 @@ def seen_from_several_sides(table: ParticleTable, out: Path, choices: Choices, q
     A folder that is there already is gone on with as it was begun.
     """
     from cryorbit.io.runs import VIEWS, manifest_of
-    from cryorbit.many_views import can_be_surveyed, survey
+    from cryorbit.many_views import survey, why_not_surveyed
 
     begun = manifest_of(out)
-    if begun is not None and not choices.overwrite:
-        return begun.get("kind") == VIEWS
+    if not choices.overwrite and (begun is not None or (out.is_dir() and any(out.iterdir()))):
+        return (begun or {}).get("kind") == VIEWS
     config = choices.config()
-    if not can_be_surveyed(table, config, choices.rows()):
-        return False
     with observing(quiet) as observer:
-        observer.stage("Looking whether these are particles of one view")
-        found = survey(table, config, observer)
+        try:
+            why_not = why_not_surveyed(table, config, choices.rows())
+            if why_not:
+                observer.say(f"Taken for particles of one view without a look, {why_not}.")
+                return False
+            observer.stage("Looking whether these are particles of one view")
+            found = survey(table, config, observer)
+        except CryorbitError as error:
+            observer.say(f"Taken for particles of one view, for the look at them failed: {error}")
+            return False
+        share = f"{100 * found.elsewhere:.0f} % of {found.images:,} particles"
         if found.several:
             observer.say(
-                f"{100 * found.elsewhere:.0f} % of {found.images:,} particles that were looked at are of another view "
-                "than the most common one: all are classified first, then each view is run by itself. Give --views 1 "
-                "to take them for one view, or --views with a number of classes."
+                f"Several views: of those looked at, {share} are of another than the most common one. All are "
+                "classified first, then each view is run by itself (--views 1 takes them for one, --views with a "
+                "number begins with so many classes)."
+            )
+        else:
+            observer.say(
+                f"One view: of those looked at, no more than {share} differ from the most common one (--views auto "
+                "classifies them all the same)."
             )
     return found.several
 

@@ -165,7 +165,8 @@ def read_written(folder: Path) -> ParticleTable:
     RunFolderError
         If there is no run in the folder.
     """
-    home, root = run_input(folder)
+    run_input(folder)  # refuses a folder without a run
+    home, root = _where_it_came_from(written_particles(folder))
     table, problems = examine_particles(written_particles(folder), root, check_images=False, home=home)
     if problems:
         raise ParticleDataError(problems)

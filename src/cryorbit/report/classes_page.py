@@ -180,9 +180,10 @@ def _summary(run: RunRecord, classes: pd.DataFrame) -> list[str]:
         said.append("A view and its reflection, which is the view from the other side, are classes of their own.")
     junk, dropped = classes[~classes["kept"]], int((~run.kept).sum())
     inside = dropped - int((junk["particles"] - junk["kept_particles"]).sum())
+    were, rejected = "was" if dropped == 1 else "were", _some(len(junk), "rejected class")
     said.append(
-        f"{_some(dropped, 'particle')} {'was' if dropped == 1 else 'were'} dropped: those of the {len(junk)} rejected "
-        f"classes, which are unlike the bulk of the set, and {count(inside)} that are unlike their own class."
+        f"{_some(dropped, 'particle')} {were} dropped: those of {rejected}, unlike the bulk of the set, and "
+        f"{count(inside)} that are unlike their own class."
     )
     return said
 
@@ -253,9 +254,10 @@ def _facts_row(row: Mapping[Hashable, Any], radius_A: float) -> Sequence[str]:
 
 def _defocus_std(row: Mapping[Hashable, Any], empty: bool) -> str:
     """How well the defocus of the images of a class is known; 0 is what the file's own value is taken for."""
-    if row["defocus_std_um"] == 0:
+    std_um = row.get("defocus_std_um")  # of the first versions' classes there is none
+    if std_um == 0:
         return "given"
-    return NOTHING if empty else f"{row['defocus_std_um']:.3f} µm"
+    return NOTHING if empty or std_um is None else f"{std_um:.3f} µm"
 
 
 def _montage(folder: Path, classes: pd.DataFrame, averages: FloatArray) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from cryorbit.conventions import FloatArray
 from cryorbit.io.mrc import read_images
 from cryorbit.io.runs import report_path, write_text
 from cryorbit.report.averages import as_webp
@@ -16,11 +17,13 @@ from cryorbit.report.markup import fill, paragraphs
 from cryorbit.report.wording import count
 
 TEMPLATE = "views.html"
-AVERAGE = "average.mrc"
+AVERAGE, AVERAGES = "average.mrc", "classes.mrcs"
 PICTURE_PX = 192
 
 
-def write_views_page(folder: Path, classes: str, views: pd.DataFrame, particles: int, kept: int, too_few: str) -> Path:
+def write_views_page(
+    folder: Path, classes: str, views: pd.DataFrame, particles: int, kept: int, too_few: str, file: str
+) -> Path:
     """Write the page; gives its path.
 
     Parameters
@@ -30,19 +33,26 @@ def write_views_page(folder: Path, classes: str, views: pd.DataFrame, particles:
     classes
         Folder of the classification, in it.
     views
-        One row for each view: ``class``, ``particles``, ``kept``, ``psi_std_deg`` and ``folder``.
+        One row for each view: ``class``, ``particles``, ``kept``, ``psi_std_deg``, and ``folder`` of its own run, empty
+        where it has none.
     particles, kept
         How many there are of all.
     too_few
         What is to be said of classes that have no run of their own; empty where there are none.
+    file
+        Name of the file of all particles.
     """
     name = folder.resolve().name
     said = [
-        f"{count(particles)} particles were classified, and {len(views)} views aligned by themselves: {count(kept)} "
-        "particles are kept. particles.star has all of them, with the pose that is known best, and rlnClassNumber.",
+        f"{count(particles)} particles were classified into {count(len(views))} views that were kept, of which "
+        f"{count(int((views['folder'] != '').sum()))} were aligned by themselves: {count(kept)} particles are kept, "
+        f"{count(particles - kept)} dropped.",
+        f"{file} has all of them, with the number of the class, and the pose that is known best, said against the "
+        f"average of the class (in {classes}/classes.mrcs, by its number); particles_kept has those that are kept.",
         *([too_few] if too_few else []),
     ]
-    cards = "\n".join(_card(folder, row) for row in views.to_dict("records"))
+    averages = read_images(folder / classes / AVERAGES)
+    cards = "\n".join(_card(folder, classes, row, averages) for row in views.to_dict("records"))
     page = fill(
         TEMPLATE, title=escape(f"{name}: cryorbit views"), heading=escape(name), summary=paragraphs(said),
         classes=classes, cards=cards,
@@ -51,16 +61,17 @@ def write_views_page(folder: Path, classes: str, views: pd.DataFrame, particles:
     return report_path(folder)
 
 
-def _card(folder: Path, row: Mapping[Hashable, Any]) -> str:
-    """A view's own average, which leads to its report."""
-    where, number = escape(str(row["folder"])), int(row["class"])
-    facts = f"{count(row['kept'])} of {count(row['particles'])} kept, median σ(ψ) {row['psi_std_deg']:.2f}°"
-    average = folder / str(row["folder"]) / AVERAGE
+def _card(folder: Path, classes: str, row: Mapping[Hashable, Any], averages: FloatArray) -> str:
+    """A view's own average, which leads to its report; that of the class, and its page, where it has no run."""
+    number, own = int(row["class"]), str(row["folder"])
+    facts = [f"{count(row['kept'])} of {count(row['particles'])} kept", f"median σ(ψ) {row['psi_std_deg']:.2f}°"]
+    if not own:
+        facts.append("too few to be run: as classified")
+    average = folder / own / AVERAGE
+    image = read_images(average)[0] if own and average.is_file() else averages[number - 1]
     picture = (
         f'<img alt="Average of class {number}" width="{PICTURE_PX}" height="{PICTURE_PX}" '
-        f'src="data:image/webp;base64,{as_webp(read_images(average)[0], PICTURE_PX)}">'
-        if average.is_file()
-        else ""
+        f'src="data:image/webp;base64,{as_webp(image, PICTURE_PX)}">'
     )
-    link = f'<a href="{where}/report.html">{picture}<strong>Class {number}</strong></a>'
-    return f"<li>{link}<span>{escape(facts)}</span></li>"
+    link = f'<a href="{escape(own or classes)}/report.html">{picture}<strong>Class {number}</strong></a>'
+    return f"<li>{link}<span>{escape(', '.join(facts))}</span></li>"
