@@ -71,14 +71,8 @@ def test_run_finds_the_views_by_itself_and_runs_each(tmp_path, monkeypatch):
         rows = [names.index(name) for name in run.image_names.tolist()]
         assert set(of_classes.numbers("rlnClassNumber", 0.0)[rows]) == {number}
         # As exact as the view's run, in the frame of the class: one turn apart from the one, about none from the other.
-        assert (
-            np.ptp(
-                wrap_deg(
-                    psi[rows] - run.numbers("rlnAnglePsi", 0.0) - psi[rows[0]] + run.numbers("rlnAnglePsi", 0.0)[0]
-                )
-            )
-            < 1e-3
-        )
+        turn = psi[rows] - run.numbers("rlnAnglePsi", 0.0)
+        assert np.ptp(wrap_deg(turn - turn[0])) < 1e-3
         assert np.median(np.abs(wrap_deg(psi[rows] - of_classes.numbers("rlnAnglePsi", 0.0)[rows]))) < 5
     kept = [len(co.read_particles(out / part / "particles_kept.star")) for part in (".", "classes")]
     assert kept[0] <= kept[1]

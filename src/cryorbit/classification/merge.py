@@ -93,10 +93,8 @@ def merged(images: RingImages, members: Members, search: CircleSearch, geometry:
             if first == second or (first, second) in different:
                 continue
             union = _union(images, members, first, second, search, geometry)
-            gain, number = (
-                _apart(images, members, union, geometry) - union.poses.log_likelihood,
-                members.number[union.rows],
-            )
+            gain = _apart(images, members, union, geometry) - union.poses.log_likelihood
+            number = members.number[union.rows]
             # Each class by its own images: those of a rare view would be trimmed away among those of its neighbour.
             if any(is_gain(gain[number == one]) for one in (first, second)):
                 different.add((first, second))
