@@ -56,11 +56,11 @@ def test_angles_within_a_class_are_refined(learnt):
 def test_further_images_find_the_same_views_and_poses(learnt):
     images, view, _, _, settled = learnt
     rest = torch.arange(240, 360)
-    poses, halves = assign(images.of_rows(rest), settled.model, GEOMETRY, RADIUS_px)
+    poses, halves = assign(images.of_rows(rest), settled, GEOMETRY, RADIUS_px)
     likely = by_majority(settled.poses.number, view[:240])
     assert adjusted_rand_score(view[240:], likely[poses.number]) > 0.95
     assert sum(a.particles + b.particles for a, b in halves) == pytest.approx(120, rel=0.02)
-    again, _ = assign(images.of_rows(rest[:50]), settled.model, GEOMETRY, RADIUS_px)
+    again, _ = assign(images.of_rows(rest[:50]), settled, GEOMETRY, RADIUS_px)
     np.testing.assert_array_equal(again.number, poses.number[:50])
     np.testing.assert_allclose(again.psi_deg, poses.psi_deg[:50], atol=1e-2)
 
@@ -104,7 +104,7 @@ def test_classes_survive_a_file(learnt, tmp_path):
     back, rows = from_plain(torch.load(tmp_path / "classes.pt", weights_only=True), GEOMETRY)
     np.testing.assert_array_equal(rows, np.arange(240))
     few = images.of_rows(torch.arange(300, 340))
-    one, other = (assign(few, one.model, GEOMETRY, RADIUS_px)[0] for one in (settled, back))
+    one, other = (assign(few, one, GEOMETRY, RADIUS_px)[0] for one in (settled, back))
     for name, value in vars(one).items():
         if name != "evidence":
             np.testing.assert_allclose(getattr(other, name), value, atol=1e-6)
@@ -117,7 +117,7 @@ def test_nobody_is_sent_to_a_class_without_an_average(learnt):
     moved = torch.where(classes.assigned.number == 0, 1, classes.assigned.number)
     settled = settle(few, replace(classes, assigned=replace(classes.assigned, number=moved)), GEOMETRY, RADIUS_px)
     if settled.model.templates[0] is None:
-        poses, _ = assign(images.of_rows(torch.arange(240, 360)), settled.model, GEOMETRY, RADIUS_px)
+        poses, _ = assign(images.of_rows(torch.arange(240, 360)), settled, GEOMETRY, RADIUS_px)
         assert (poses.number != 0).all()
 
 

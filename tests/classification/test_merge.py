@@ -78,7 +78,7 @@ def test_images_that_were_learnt_from_lie_where_others_of_their_view_do():
     images, view, _ = mixed(3, 160, seed=15, noise=0.3)
     classes = learn_classes(images.of_rows(torch.arange(240)), GEOMETRY, RADIUS_px, 7, 1, QUICK)
     settled = settle(images.of_rows(torch.arange(240)), classes, GEOMETRY, RADIUS_px)
-    others = assign(images.of_rows(torch.arange(240, 480)), settled.model, GEOMETRY, RADIUS_px)[0]
+    others = assign(images.of_rows(torch.arange(240, 480)), settled, GEOMETRY, RADIUS_px)[0]
     for one in range(3):
         here, there = settled.poses.place[view[:240] == one], others.place[view[240:] == one]
         np.testing.assert_allclose(np.median(here, axis=0), np.median(there, axis=0), atol=0.15)

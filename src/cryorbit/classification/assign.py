@@ -43,6 +43,8 @@ class Settled:
     ----------
     model
         For all further particles.
+    view_map
+        Of all views.
     halves
         Sums of the even and the odd ones of each class's images.
     poses
@@ -53,6 +55,7 @@ class Settled:
     """
 
     model: ClassModel
+    view_map: ViewMap
     halves: list[Halves]
     poses: ClassPoses
     likeness: Float[Tensor, "images classes"] | None = None
@@ -73,9 +76,7 @@ def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_ra
         Of the particle.
     """
     noise, spread_px, tied = mean_noise(images, classes.noise), classes.shift_spread_px, classes.tied
-    everything = torch.arange(len(classes), device=images.device)
-    view_map = ViewMap.of(in_class_frame(classes.assigned, len(classes))[0].likeness, everything)
-    model = ClassModel(classes.bank, (), classes.noise, noise, spread_px, view_map, tied)
+    model = ClassModel(classes.bank, (), classes.noise, noise, spread_px, tied)
     within = _within(images, classes.assigned, model, len(classes), geometry, FIRST_ROUNDS)
     model = replace(model, templates=within.templates)
     search = model.search(images, geometry, particle_radius_px)
@@ -91,9 +92,9 @@ def settle(images: RingImages, classes: Classes, geometry: Geometry, particle_ra
     bank = Bank(model.bank.harmonics, torch.where(there, within.log_share, -torch.inf))
     model = replace(model, templates=within.templates, bank=bank)
     assigned, mirrored = in_class_frame(assigned, len(classes))
-    model = replace(model, view_map=ViewMap.of(assigned.likeness, torch.nonzero(there).flatten()))
-    poses = ClassPoses.of(assigned, mirrored, within.poses, within.judged, model.view_map)
-    return Settled(model, within.halves, poses, assigned.likeness)
+    view_map = ViewMap.of(assigned.likeness, torch.nonzero(there).flatten())
+    poses = ClassPoses.of(assigned, mirrored, within.poses, within.judged, view_map)
+    return Settled(model, view_map, within.halves, poses, assigned.likeness)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def charted(settled: Settled, good: NDArray[np.bool_]) -> Settled:
     members = torch.from_numpy(np.flatnonzero(good[settled.poses.number])).to(device)
     view_map = ViewMap.of(settled.likeness[members], counted)
     poses = replace(settled.poses, place=as_array(view_map.coordinates(settled.likeness)))
-    return replace(settled, model=replace(settled.model, view_map=view_map), poses=poses)
+    return replace(settled, view_map=view_map, poses=poses)
 
 
 def half_sums(images: RingImages, state: State, row: Int[Tensor, " n"]) -> Halves:
@@ -182,7 +183,7 @@ def half_sums(images: RingImages, state: State, row: Int[Tensor, " n"]) -> Halve
 
 
 def assign(
-    images: RingImages, model: ClassModel, geometry: Geometry, particle_radius_px: float
+    images: RingImages, settled: Settled, geometry: Geometry, particle_radius_px: float
 ) -> tuple[ClassPoses, list[Halves]]:
     """Class and pose of images that the classes were not learnt from, and their sums for each class.
 
@@ -190,13 +191,14 @@ def assign(
     ----------
     images
         With known defoci, or a prior around them.
-    model
-        What they are compared with.
+    settled
+        The classes.
     geometry
         Of the alignment.
     particle_radius_px
         Of the particle.
     """
+    model = settled.model
     search = model.search(images, geometry, particle_radius_px)
     assigned = contested(images, classify(images, model, search), model, search, geometry)
     assigned, mirrored = in_class_frame(assigned, len(model))
@@ -219,4 +221,4 @@ def assign(
         order.append(rows)
     back = torch.cat(order).argsort()
     poses, judged = Poses.concatenate(found).of_rows(back), Evidence.concatenate(evidence).of_rows(back)
-    return ClassPoses.of(assigned, mirrored, poses, judged, model.view_map), halves
+    return ClassPoses.of(assigned, mirrored, poses, judged, settled.view_map), halves

@@ -15,7 +15,6 @@ from cryorbit.classification.bank import Bank
 from cryorbit.classification.joint import Assignment, batch_for, compare_with_all, most_likely
 from cryorbit.classification.learn import SEARCH_CYCLES, SHIFT_RANGE_OF_BOX, SHIFT_STEP_OF_BOX, rings_of
 from cryorbit.classification.mirror import with_reflections
-from cryorbit.classification.view_map import ViewMap
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class ClassModel:
         Over the optics groups by their particles, shape (rings,).
     shift_spread_px
         Standard deviation of the prior of the shift.
-    view_map
-        Of all views.
     tied
         Whether a view and its reflection are one class.
     """
@@ -45,7 +42,6 @@ class ClassModel:
     noise: Float[Tensor, "groups rings"]
     mean_noise: Float[Tensor, " rings"]
     shift_spread_px: float
-    view_map: ViewMap
     tied: bool = False
 
     def __len__(self) -> int:

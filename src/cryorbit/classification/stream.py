@@ -90,12 +90,12 @@ def by_threads(reader: RingReader, settled: Settled, tasks: Iterable[NDArray[np.
     """Classes and sums of some particles after others, by threads of this process."""
     _ = reader.transform, reader.transfers  # made once, rather than by every thread
     geometry, radius = geometry_of(reader), reader.images.info.particle_radius_px
-    return threads.mapped(lambda rows: assign(reader.read(rows), settled.model, geometry, radius), tasks)
+    return threads.mapped(lambda rows: assign(reader.read(rows), settled, geometry, radius), tasks)
 
 
 def as_plain(settled: Settled, rows: NDArray[np.int64]) -> dict[str, Any]:
     """Classes as tensors and numbers, for a file, with the rows that they were learnt from."""
-    model, poses = settled.model, settled.poses
+    model, poses, view_map = settled.model, settled.poses, settled.view_map
     fields = {name: value for name, value in vars(poses).items() if name != "evidence"} | {
         f"evidence_{name}": value for name, value in vars(poses.evidence).items()
     }
@@ -105,7 +105,7 @@ def as_plain(settled: Settled, rows: NDArray[np.int64]) -> dict[str, Any]:
         "halves": [[(half.numerator, half.power, half.particles) for half in pair] for pair in settled.halves],
         "bank": (model.bank.harmonics, model.bank.log_share),
         "noise": model.noise, "mean_noise": model.mean_noise, "shift_spread_px": model.shift_spread_px,
-        "tied": model.tied, "view_map": (model.view_map.counted, model.view_map.mean, model.view_map.axes),
+        "tied": model.tied, "view_map": (view_map.counted, view_map.mean, view_map.axes),
     }  # fmt: skip
 
 
@@ -127,7 +127,5 @@ def from_plain(plain: dict[str, Any], geometry: Geometry) -> tuple[Settled, NDAr
     bank = Bank(*(part.to(device) for part in plain["bank"]))
     view_map = ViewMap(*(part.to(device) for part in plain["view_map"]))
     noise = plain["noise"].to(device)
-    model = ClassModel(
-        bank, templates, noise, mean_noise, float(plain["shift_spread_px"]), view_map, bool(plain["tied"])
-    )
-    return Settled(model, halves, poses), plain["rows"].numpy()
+    model = ClassModel(bank, templates, noise, mean_noise, float(plain["shift_spread_px"]), bool(plain["tied"]))
+    return Settled(model, view_map, halves, poses), plain["rows"].numpy()
