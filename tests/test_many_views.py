@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import cryorbit as co
+from cryorbit import first_look
 from cryorbit import many_views as module
+from cryorbit.classification.survey import Survey
 from cryorbit.conventions import wrap_deg
-from cryorbit.errors import RunFolderError
-from cryorbit.many_views import survey, why_not_surveyed
+from cryorbit.errors import ParticleDataError, RunFolderError
+from cryorbit.first_look import Look
 from cryorbit.rows import Rows
 
 from .cli.test_cli import FAST, call
@@ -20,40 +24,93 @@ from .pipeline_sets import class_config, many_views, tiny_config, tiny_set
 @pytest.mark.parametrize("seed", [3, 4])
 def test_several_views_are_told_from_one_with_junk(tmp_path, seed):
     one = tiny_set(tmp_path / "one", images=500, seed=seed, outliers=0.2, defocus_um="1.0:2.5")
-    found = survey(co.read_particles(one), class_config())
+    found = co.look(co.read_particles(one), class_config())
+    assert found.survey is not None
     assert not found.several
     several = many_views(tmp_path / "several", images=500, seed=seed)
-    found = survey(co.read_particles(several), class_config())
+    found = co.look(co.read_particles(several), class_config())
     assert found.several
-    assert found.views >= 3
-    assert found.elsewhere > 0.5
+    assert found.survey.views >= 3
+    assert found.survey.elsewhere > 0.5
+    assert "Several views" in found.said
 
 
-def test_noise_is_of_no_view(tmp_path):
+def test_noise_is_of_no_view(tmp_path, monkeypatch):
+    monkeypatch.setattr(first_look, "FEWEST_PARTICLES", 100)
     star = tiny_set(tmp_path / "set", images=120, outliers=0.0, snr=1e-6)
-    assert not survey(co.read_particles(star), class_config()).several
+    found = co.look(co.read_particles(star), class_config())
+    assert found.survey is not None
+    assert not found.several
 
 
-def test_only_files_without_classes_are_looked_at(tmp_path):
+def test_only_files_without_classes_are_looked_at(tmp_path, monkeypatch):
+    seen = Survey(500, 1, 0.0)
+    monkeypatch.setattr(first_look, "_survey", lambda *_: seen)
     table = co.read_particles(tiny_set(tmp_path / "set", images=40))
     many = table.take(np.arange(600) % 40)
-    config = co.make_config()
-    assert not why_not_surveyed(many, config)
-    assert "fewer than 500" in why_not_surveyed(table, config)
-    assert "defoci" in why_not_surveyed(many, tiny_config())
-    assert "alignment" in why_not_surveyed(many, co.make_config("fast", {"estimation": {"method": "latent"}}))
-    assert "selected" in why_not_surveyed(many, config, Rows(("rlnClassNumber=1",)))
-    assert not why_not_surveyed(many, config, Rows(("rlnDefocusU<30000",)))
+    assert co.look(many) == Look(seen)
+    assert co.look(many, rows=Rows(("rlnDefocusU<30000",))) == Look(seen)
+    assert co.look(many.with_columns({"rlnClassNumber": ["None"] * 600})) == Look(seen)
     numbers = np.arange(600) % 3
-    assert "has classes" in why_not_surveyed(many.with_columns({"rlnClassNumber": numbers}), config)
-    assert not why_not_surveyed(many.with_columns({"rlnClassNumber": 0 * numbers}), config)
-    assert not why_not_surveyed(many.with_columns({"rlnClassNumber": ["None"] * 600}), config)
+    assert co.look(many.with_columns({"rlnClassNumber": 0 * numbers})) == Look(seen)
+    latent = co.make_config("fast", {"estimation": {"method": "latent"}})
+    for found, said, doubtful in (
+        (co.look(table), "fewer than 500", False),
+        (co.look(many, tiny_config()), "defoci", False),
+        (co.look(many, latent), "alignment", False),
+        (co.look(many, rows=Rows(("rlnClassNumber=1",))), "selected", False),
+        (co.look(many.with_columns({"rlnClassNumber": numbers})), "has classes", True),
+    ):
+        assert found.survey is None
+        assert not found.several
+        assert said in found.said
+        assert found.doubtful is doubtful
+
+
+def test_a_look_that_fails_stops_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ParticleDataError("set.mrcs: is gone.")
+
+    monkeypatch.setattr(first_look, "_survey", fail)
+    many = co.read_particles(tiny_set(tmp_path / "set", images=40)).take(np.arange(600) % 40)
+    assert co.look(many).said.endswith("that failed: set.mrcs: is gone.")
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_what_the_look_found_stays_with_the_run(tmp_path, monkeypatch):
+    """In run.json and on the page; a file of several classes that is taken for one is warned of."""
+    table = co.read_particles(tiny_set(tmp_path / "set", images=60))
+    numbers = table.with_columns({"rlnClassNumber": np.arange(60) % 2})
+    found = co.look(numbers, tiny_config())
+    result = co.run(numbers, tmp_path / "out", tiny_config(), latent=False, look=found)
+    manifest = json.loads((result.folder / "run.json").read_text())
+    assert manifest["look"] == found.described()
+    assert found.said in manifest["warnings"]
+    assert "One view or several" in result.report.read_text()
+
+
+def test_all_origins_of_a_class_are_in_its_frame(tmp_path):
+    """Those in pixels too, which RELION 3.0 reads."""
+    classified = co.read_particles(tiny_set(tmp_path / "set", images=40))
+    zeros = np.zeros(40)
+    rng = np.random.default_rng(1)
+    psi, x, y = rng.uniform(-180, 180, 40), rng.normal(0, 3, 40), rng.normal(0, 3, 40)
+    classified = classified.with_columns({
+        "rlnAnglePsi": psi, "rlnOriginXAngst": x, "rlnOriginYAngst": y, "rlnOriginX": zeros, "rlnOriginY": zeros
+    })  # fmt: skip
+    refined = classified.with_columns({"rlnAnglePsi": wrap_deg(psi + 50)})
+    found = module._in_class_frame(refined, classified)
+    np.testing.assert_allclose(wrap_deg(found["rlnAnglePsi"] - psi), 0, atol=1e-4)
+    np.testing.assert_allclose(found["rlnOriginXAngst"], x, atol=1e-4)
+    np.testing.assert_allclose(found["rlnOriginX"], x / 8.0, atol=1e-4)
+    np.testing.assert_allclose(found["rlnOriginY"], y / 8.0, atol=1e-4)
+    assert set(found) <= set(module.REFINED)
 
 
 @pytest.mark.usefixtures("few_figures")
 def test_run_finds_the_views_by_itself_and_runs_each(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FEWEST_PARTICLES", 30)
-    monkeypatch.setattr(module, "FEWEST_SURVEYED", 200)
+    monkeypatch.setattr(first_look, "FEWEST_PARTICLES", 200)
     star, out = many_views(tmp_path / "set", images=240), tmp_path / "out"
     small = ("--set", "classification.box_size=48", "--set", "classification.views=4")
     code, text, _ = call("run", star, "--out", out, *FAST, *small)
@@ -109,7 +166,7 @@ def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path):
     star = tiny_set(tmp_path / "set", images=30)
     for options, said in (
         (["--views", "auto", "--defocus-prior", "blind"], "blind"), (["--views", "3", "--truth", star], "one view"),
-        (["--views", "²"], "--views is"),
+        (["--views", "²"], "--views is"), (["--views", "3", "--set", "classification.mirror=tied"], "is tied"),
     ):  # fmt: skip
         code, _, error = call("run", star, "--out", tmp_path / "out", *options)
         assert code == 2
@@ -122,7 +179,7 @@ def test_who_says_how_many_views_is_not_asked_again(tmp_path, monkeypatch):
     from cryorbit.commands import runs, views
 
     asked = []
-    monkeypatch.setattr(runs, "seen_from_several_sides", lambda *_: asked.append("look") or False)
+    monkeypatch.setattr(runs, "looked_at", lambda *_: asked.append("look"))
     monkeypatch.setattr(runs, "run_each_view", lambda *_: asked.append("views"))
     monkeypatch.setattr(runs, "_run_until", lambda *_, **__: asked.append("one"))
     star = tiny_set(tmp_path / "set", images=30)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cryorbit.errors import CryorbitError, ParticleDataError
     from cryorbit.estimation.evaluation import evaluate
     from cryorbit.estimation.outliers import find_outliers
+    from cryorbit.first_look import look
     from cryorbit.hyperparameters import search
     from cryorbit.io import ImageStack, read_particles, write_particles
     from cryorbit.latent.embed import embed
@@ -40,6 +41,7 @@ _HOMES = {
     "evaluate": "cryorbit.estimation.evaluation",
     "find_outliers": "cryorbit.estimation.outliers",
     "fit_harmonics": "cryorbit.latent.harmonics",
+    "look": "cryorbit.first_look",
     "make_config": "cryorbit.config",
     "read_particles": "cryorbit.io",
     "rerun": "cryorbit.pipeline",
@@ -66,6 +68,7 @@ __all__ = [
     "evaluate",
     "find_outliers",
     "fit_harmonics",
+    "look",
     "make_config",
     "read_particles",
     "rerun",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,36 +13,38 @@ from numpy.typing import NDArray
 
 from cryorbit import conventions
 from cryorbit.classification.frames import in_frame_of
-from cryorbit.classification.survey import SAMPLE, Survey, survey_of
-from cryorbit.classified import ClassifyResult, check_can_be_classified, class_reader, classify, result_of
-from cryorbit.conditions import Condition
+from cryorbit.classified import ClassifyResult, check_can_be_classified, classify, result_of
 from cryorbit.config import RunConfig, make_config, merge
 from cryorbit.conventions import FloatArray, wrap_deg
-from cryorbit.io import ImageStack, particles_suffix, write_particles
+from cryorbit.errors import ConfigurationError
+from cryorbit.io import particles_suffix, write_particles
 from cryorbit.io.fingerprints import identity
 from cryorbit.io.runs import VIEWS, RunFolder, is_finished, write_table
-from cryorbit.machine import Workers, freed_memory_kept
+from cryorbit.machine import Workers
 from cryorbit.manifest import new_manifest
 from cryorbit.particles import ParticleTable
 from cryorbit.pipeline import RunResult, run
 from cryorbit.pipeline import result_of as result_of_run
 from cryorbit.progress import Observer, Silent
-from cryorbit.readings import check_outlier_method, resolve_prior
+from cryorbit.readings import check_outlier_method
 from cryorbit.report.views_page import write_views_page
+from cryorbit.results import pixel_origins
 from cryorbit.rows import Rows
+
+if TYPE_CHECKING:
+    from cryorbit.first_look import Look
 
 CLASSES, VIEW_TABLE = "classes", "views.csv"
 # Kept particles below which a view is left as the classification has it.
 FEWEST_PARTICLES = 200
-# Below so many there are no two such views among a fifth of junk.
-FEWEST_SURVEYED = 500
 # Classes that a file may have at least, if it has 50 particles for each.
 FEWEST_CLASSES = 8
 # What a view's own run knows better than the classification.
 REFINED = (
-    conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, conventions.DEFOCUS_U, conventions.DEFOCUS_V,
-    conventions.POSE_PROBABILITY, conventions.SELECT_ZSCORE, conventions.PSI_STD, conventions.ORIGIN_STD,
-    conventions.DEFOCUS_STD, conventions.OUTLIER_PROBABILITY, conventions.OUTLIER_SCORE, conventions.WEIGHT,
+    conventions.PSI, conventions.ORIGIN_X, conventions.ORIGIN_Y, *conventions.ORIGIN_PIXELS, conventions.DEFOCUS_U,
+    conventions.DEFOCUS_V, conventions.POSE_PROBABILITY, conventions.SELECT_ZSCORE, conventions.PSI_STD,
+    conventions.ORIGIN_STD, conventions.DEFOCUS_STD, conventions.OUTLIER_PROBABILITY, conventions.OUTLIER_SCORE,
+    conventions.WEIGHT,
 )  # fmt: skip
 
 
@@ -74,62 +76,6 @@ class ManyViewsResult:
     report: Path
 
 
-def why_not_surveyed(particles: ParticleTable, config: RunConfig, rows: Rows | None = None) -> str:
-    """Why :func:`survey` has nothing to say of particles; empty where it has.
-
-    They are not to be few, nor blind, nor chosen by a class or of several already, and an alignment is to follow.
-
-    Parameters
-    ----------
-    particles
-        To be looked at.
-    config
-        Of the run that they are for.
-    rows
-        How they were chosen from their file.
-    """
-    conditions = [Condition.parse(text, "--select") for text in (rows or Rows()).select]
-    if any("class" in condition.column.lower() for condition in conditions):
-        return "for they were selected by their class"
-    for name in map(str, particles.frame):
-        if (name == conventions.CLASS_NUMBER or name.endswith("/class")) and len(particles.frame[name].unique()) > 1:
-            return f"for the file has classes ({name}: --select takes one of them; --views auto classifies anew)"
-    if len(particles) < FEWEST_SURVEYED:
-        return f"for they are fewer than {FEWEST_SURVEYED}"
-    if resolve_prior(particles, config.estimation) == "blind":
-        return "for their defoci are not known"
-    return "" if config.estimation.method == "orbit" else "for there is to be no alignment"
-
-
-def survey(particles: ParticleTable, config: RunConfig | None = None, observer: Observer | None = None) -> Survey:
-    """Look at some particles, to tell whether all are of one view: some twenty seconds of a CPU.
-
-    Parameters
-    ----------
-    particles
-        With known defoci.
-    config
-        Of the run that they are for.
-    observer
-        Told of the progress.
-
-    Raises
-    ------
-    ParticleDataError, ConfigurationError
-        For mistakes that the user can mend.
-    """
-    config, observer = config or make_config(), observer or Silent()
-    n = len(particles)
-    rows = np.sort(np.random.default_rng(config.seed).choice(n, min(n, SAMPLE), replace=False)).astype(np.int64)
-    with freed_memory_kept(), ImageStack(particles.locations) as stack:
-        reader = class_reader(particles, config, stack)
-        images = reader.read(rows)
-        return survey_of(
-            images, reader, config.seed,
-            lambda note, part: observer.advance(int(part * len(rows)), len(rows), note),
-        )  # fmt: skip
-
-
 def run_views(
     particles: ParticleTable | str | Path,
     out: str | Path,
@@ -139,12 +85,13 @@ def run_views(
     overwrite: bool = False,
     observer: Observer | None = None,
     workers: Workers | None = None,
+    look: Look | None = None,
 ) -> ManyViewsResult:
     """Classify raw picks, then run the main job on each class that was kept.
 
     Parameters
     ----------
-    particles, rows, overwrite, observer, workers
+    particles, rows, overwrite, observer, workers, look
         As for :func:`cryorbit.run`.
     out
         Folder: the classification goes to ``classes``, each view to ``view_001`` and so on.
@@ -162,9 +109,16 @@ def run_views(
     # Refused now rather than after hours of work.
     check_can_be_classified(particle_table, own)
     check_outlier_method(config.estimation, has_latent=True)
+    if config.classification.mirror == "tied":
+        raise ConfigurationError(
+            "classification.mirror is tied, and the run of a view compares all its images with one average, none of "
+            "them reflected: leave it separate here (cryorbit classify takes it)."
+        )
     if workers is not None:
         workers.check()
     manifest = new_manifest(particle_table, config, True, rows)
+    if look is not None:
+        manifest["look"] = look.described()
     manifest |= {"kind": VIEWS, "identity": identity({"kind": VIEWS, "of": manifest["identity"]})}
     needed = [*particle_table.source.all_files, *particle_table.locations.used]
     folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
@@ -173,7 +127,7 @@ def run_views(
         finished = is_finished(done)
         classes = result_of(done) if finished else classify(particle_table, done, own, observer=observer)
         views = _run_each(folder.path, classes, config, observer, workers)
-        result = _together(folder.path, classes, views)
+        result = _together(folder, classes, views)
         folder.manifest["finished"] = True
         folder.save()
         return result
@@ -225,9 +179,9 @@ def _inverted(folder: Path) -> bool:
     return bool(json.loads((folder / "run.json").read_text(encoding="utf-8"))["images"]["inverted"])
 
 
-def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]) -> ManyViewsResult:
+def _together(opened: RunFolder, classes: ClassifyResult, views: dict[int, RunResult]) -> ManyViewsResult:
     """One file of all particles, one of the kept ones, and a page that leads to the views."""
-    particles, kept = classes.particles, classes.estimates["kept"].to_numpy(dtype=bool).copy()
+    folder, particles, kept = opened.path, classes.particles, classes.estimates["kept"].to_numpy(dtype=bool).copy()
     frame = particles.frame
     columns: dict[str, Any] = {name: frame[name].to_numpy(dtype=object).copy() for name in REFINED if name in frame}
     number = classes.estimates["class"].to_numpy()
@@ -249,8 +203,9 @@ def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]
         write_particles(folder / f"particles{name}{suffix}", table_of_all if part is None else table_of_all.where(part))
     found = _facts(classes, table_of_all, kept, run_of)
     write_table(folder / VIEW_TABLE, found)
+    remarks = [opened.manifest.get("look", {}).get("said", ""), _too_few(classes, views)]
     page = write_views_page(
-        folder, CLASSES, found, len(kept), int(kept.sum()), _too_few(classes, views), f"particles{suffix}"
+        folder, CLASSES, found, len(kept), int(kept.sum()), [text for text in remarks if text], f"particles{suffix}"
     )
     return ManyViewsResult(folder, classes, views, table_of_all, kept, page)
 
@@ -258,15 +213,15 @@ def _together(folder: Path, classes: ClassifyResult, views: dict[int, RunResult]
 def _in_class_frame(refined: ParticleTable, classified: ParticleTable) -> dict[str, FloatArray]:
     """Angles and origins of a view's run, against the average of its class as those of its other images are."""
     origins = (conventions.ORIGIN_X, conventions.ORIGIN_Y)
-    if not all(name in table.frame for name in (conventions.PSI, *origins) for table in (refined, classified)):
-        return {}
-    psi, other = (table.numbers(conventions.PSI, 0.0) for table in (refined, classified))
     # RELION's origin is what brings a particle to the middle: the shift with the other sign.
     shift, other_shift = (
-        -np.stack([table.numbers(name, 0.0) for name in origins], axis=1) for table in (refined, classified)
+        -np.stack([table.numbers(name) for name in origins], axis=1) for table in (refined, classified)
     )
-    psi, shift = in_frame_of(psi, shift, other, other_shift)
-    return {conventions.PSI: wrap_deg(psi), origins[0]: -shift[:, 0], origins[1]: -shift[:, 1]}
+    psi, shift = in_frame_of(refined.psi_deg, shift, classified.psi_deg, other_shift)
+    return {
+        conventions.PSI: wrap_deg(psi), origins[0]: -shift[:, 0], origins[1]: -shift[:, 1],
+        **pixel_origins(classified, -shift),
+    }  # fmt: skip
 
 
 def _facts(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,9 @@ from cryorbit.readings import check_outlier_method, resolve_prior
 from cryorbit.remembered import Remembered
 from cryorbit.rows import Rows, rows_from
 from cryorbit.stages import LATENT_STAGES, STAGES, Job, stages_of
+
+if TYPE_CHECKING:
+    from cryorbit.first_look import Look
 
 # Settings that change what the alignment itself finds.
 SEARCHED = {"method", "defocus_prior", "defocus_range_um"}
@@ -76,6 +79,7 @@ def run(
     outlier_column: str | None = None,
     observer: Observer | None = None,
     workers: Workers | None = None,
+    look: Look | None = None,
 ) -> RunResult:
     """Run the main job on particles, or go on with one that was interrupted.
 
@@ -103,6 +107,8 @@ def run(
         Told of the progress.
     workers
         Processes that share alignment and embedding; this one alone if left out.
+    look
+        What was found of how many views there are, for the report.
 
     Raises
     ------
@@ -122,7 +128,10 @@ def run(
         *filter(None, [*table.source.all_files, Path(truth) if truth is not None else None]),
         *table.locations.used,
     ]
-    folder = RunFolder.create_or_continue(Path(out), new_manifest(table, config, latent, rows), overwrite, needed)
+    manifest = new_manifest(table, config, latent, rows)
+    if look is not None:
+        manifest["look"] = look.described()
+    folder = RunFolder.create_or_continue(Path(out), manifest, overwrite, needed)
     try:
         return run_job(folder, config, table, until, KnownTruth.of(truth, outlier_column), observer, workers)
     finally:

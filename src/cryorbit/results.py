@@ -244,7 +244,7 @@ def annotated(
         columns[conventions.PSI] = chosen.psi_deg
     if chosen.origin_A is not None:
         columns |= {conventions.ORIGIN_X: chosen.origin_A[:, 0], conventions.ORIGIN_Y: chosen.origin_A[:, 1]}
-        columns |= _pixel_origins(particles, chosen.origin_A)
+        columns |= pixel_origins(particles, chosen.origin_A)
     if chosen.probability is not None:
         # A pose has a probability only where there is a particle.
         columns[conventions.POSE_PROBABILITY] = chosen.probability * (1.0 - scores["outlier_probability"].to_numpy())
@@ -271,7 +271,7 @@ def annotated(
     return particles.with_columns(columns | replaced)
 
 
-def _pixel_origins(particles: ParticleTable, origin_A: FloatArray) -> dict[str, Any]:
+def pixel_origins(particles: ParticleTable, origin_A: FloatArray) -> dict[str, Any]:
     """RELION 3.0's origins in pixels, where the file has such columns: two that disagree would be a trap."""
     in_pixels = origin_A / particles.imaging.pixel_size_A[:, None]
     return {name: in_pixels[:, axis] for axis, name in enumerate(conventions.ORIGIN_PIXELS) if name in particles}

@@ -382,7 +382,9 @@ class Job:
             aligned = results.Aligned(load_poses(self.folder.path), facts["pixel_size_A"], facts["identifiable"])
             self.folder.manifest["isotropy_order"] = facts["isotropy_order"] if facts["identifiable"] else None
         written = results.choose_written(self.particles, latent, aligned, settings)
-        for warning in results.orientation_warnings(self.particles, written.angle_known):
+        look = self.folder.manifest.get("look", {})
+        doubts = (look["said"],) if look.get("doubtful") else ()
+        for warning in (*doubts, *results.orientation_warnings(self.particles, written.angle_known)):
             self.warn(warning)
         estimates = results.estimates_table(self.particles, written, latent, aligned, scores, kept)
         write_table(self.folder.path / "estimates.parquet", estimates)

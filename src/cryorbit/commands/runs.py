@@ -36,11 +36,13 @@ from cryorbit.commands.options import (
     WorkerCount,
 )
 from cryorbit.commands.shared import app, observing, tell
-from cryorbit.commands.views import ONE_VIEW, run_each_view, seen_from_several_sides, views_setting
+from cryorbit.commands.views import ONE_VIEW, begun_of_views, looked_at, run_each_view, views_setting
 from cryorbit.errors import ConfigurationError, ParticleDataError
 
 if TYPE_CHECKING:
+    from cryorbit.first_look import Look
     from cryorbit.machine import Workers
+    from cryorbit.particles import ParticleTable
     from cryorbit.pipeline import RunResult
 
 LIMITS_FILE = "limits.csv"
@@ -56,8 +58,10 @@ def _run_until(
     outlier_column: str | None = None,
     latent: bool = True,
     workers: Workers | None = None,
+    table: ParticleTable | None = None,
+    look: Look | None = None,
 ) -> RunResult:
-    """A stage on a run folder, or all stages up to it on a particle file."""
+    """A stage on a run folder, or all stages up to it on a particle file, which may have been read and looked at."""
     if not source.exists():
         raise ParticleDataError(f"{source} does not exist: give a file of particles, or a run folder.")
     from cryorbit.pipeline import rerun
@@ -78,9 +82,9 @@ def _run_until(
             config = choices.config()
             rows = choices.rows()
             result = run_pipeline(
-                rows.read(source, choices.stack_root), out, config, rows=rows, until=stage, latent=latent,
-                overwrite=choices.overwrite, truth=truth, outlier_column=outlier_column, observer=observer,
-                workers=workers,
+                rows.read(source, choices.stack_root) if table is None else table, out, config, rows=rows, until=stage,
+                latent=latent, overwrite=choices.overwrite, truth=truth, outlier_column=outlier_column,
+                observer=observer, workers=workers, look=look,
             )  # fmt: skip
     tell(result)
     return result
@@ -130,6 +134,7 @@ def run(
     team = _workers(workers, ray_address)
     if views is not None:
         choices = replace(choices, others=views_setting(views))
+    table = found = None
     if particles.is_file() and views != ONE_VIEW:
         table = choices.rows().read(particles, stack_root)
         alone = truth is not None or outlier_column is not None
@@ -137,10 +142,13 @@ def run(
             raise ConfigurationError("--truth and --outlier-column compare the run of one view: leave out --views.")
         if team is not None:
             team.check()
-        if views is not None or (not alone and seen_from_several_sides(table, out, choices, quiet)):
-            run_each_view(table, out, choices, quiet, team)
+        if views is None and not alone:
+            found = looked_at(table, out, choices, quiet)
+        several = found.several if found is not None else begun_of_views(out, choices)
+        if views is not None or (several and not alone):
+            run_each_view(table, out, choices, quiet, team, found)
             return
-    _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=team)
+    _run_until("report", particles, out, choices, quiet, truth, outlier_column, workers=team, table=table, look=found)
 
 
 @app.command()

@@ -22,9 +22,10 @@ from cryorbit.commands.options import (
     Subset,
 )
 from cryorbit.commands.shared import app, observing
-from cryorbit.errors import ConfigurationError, CryorbitError
+from cryorbit.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cryorbit.first_look import Look
     from cryorbit.machine import Workers
     from cryorbit.particles import ParticleTable
 
@@ -111,52 +112,38 @@ def views_setting(text: str) -> dict[str, Any]:
     return {"classification": {"views": int(text)}}
 
 
-def seen_from_several_sides(table: ParticleTable, out: Path, choices: Choices, quiet: bool) -> bool:
-    """Whether particles of which nobody has said so are of several views, by a look at them.
+def looked_at(table: ParticleTable, out: Path, choices: Choices, quiet: bool) -> Look | None:
+    """What a look at particles of which nobody has said of how many views they are finds; None where none is needed.
 
-    A folder that is there already is gone on with as it was begun.
+    A folder that is there already is gone on with as it was begun, or refused.
     """
-    from cryorbit.io.runs import VIEWS, manifest_of
-    from cryorbit.many_views import survey, why_not_surveyed
+    from cryorbit.first_look import look
 
-    begun = manifest_of(out)
-    if not choices.overwrite and (begun is not None or (out.is_dir() and any(out.iterdir()))):
-        return (begun or {}).get("kind") == VIEWS
-    config = choices.config()
+    if not choices.overwrite and out.is_dir() and any(out.iterdir()):
+        return None
     with observing(quiet) as observer:
-        try:
-            why_not = why_not_surveyed(table, config, choices.rows())
-            if why_not:
-                observer.say(f"Taken for particles of one view without a look, {why_not}.")
-                return False
-            observer.stage("Looking whether these are particles of one view")
-            found = survey(table, config, observer)
-        except CryorbitError as error:
-            observer.say(f"Taken for particles of one view, for the look at them failed: {error}")
-            return False
-        share = f"{100 * found.elsewhere:.0f} % of {found.images:,} particles"
-        if found.several:
-            observer.say(
-                f"Several views: of those looked at, {share} are of another than the most common one. All are "
-                "classified first, then each view is run by itself (--views 1 takes them for one, --views with a "
-                "number begins with so many classes)."
-            )
-        else:
-            observer.say(
-                f"One view: of those looked at, no more than {share} differ from the most common one (--views auto "
-                "classifies them all the same)."
-            )
-    return found.several
+        found = look(table, choices.config(), choices.rows(), observer)
+        observer.say(found.said)
+    return found
 
 
-def run_each_view(table: ParticleTable, out: Path, choices: Choices, quiet: bool, workers: Workers | None) -> None:
+def begun_of_views(out: Path, choices: Choices) -> bool:
+    """Whether a folder that is to be gone on with is one of several views."""
+    from cryorbit.io.runs import VIEWS, manifest_of
+
+    return not choices.overwrite and (manifest_of(out) or {}).get("kind") == VIEWS
+
+
+def run_each_view(
+    table: ParticleTable, out: Path, choices: Choices, quiet: bool, workers: Workers | None, look: Look | None
+) -> None:
     """Classes first, then each view by itself."""
     from cryorbit.many_views import run_views
 
     with observing(quiet) as observer:
         result = run_views(
             table, out, choices.config(), rows=choices.rows(), overwrite=choices.overwrite, observer=observer,
-            workers=workers,
+            workers=workers, look=look,
         )  # fmt: skip
     typer.echo(
         f"Report:    {result.report}\n"

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cryorbit.errors import RunFolderError
+from cryorbit.io.differences import what_differs
 
 MANIFEST = "run.json"
 # Columns of the particle file, for looking at beside the estimates.
@@ -187,7 +188,7 @@ class RunFolder:
         if found:
             old = manifest_of(path)
             if old is None or old.get("identity") != manifest["identity"] or old.get("finished"):
-                raise RunFolderError(_refusal(path, old, str(manifest["identity"])))
+                raise RunFolderError(_refusal(path, old, manifest))
         make_folder(path)
         lock = _take_lock(path)
         run = cls(path, dict(manifest_of(path) or manifest), lock)
@@ -294,7 +295,7 @@ def claim_folder(path: Path, overwrite: bool) -> None:
     elif _contents(path):
         manifest = manifest_of(path)
         if manifest is None or manifest.get("finished"):
-            raise RunFolderError(_refusal(path, manifest, str((manifest or {}).get("identity"))))
+            raise RunFolderError(_refusal(path, manifest, manifest or {}))
 
 
 def _is_ours(entry: Path) -> bool:
@@ -325,13 +326,14 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return manifest if whole else None
 
 
-def _refusal(path: Path, old: dict[str, Any] | None, identity: str) -> str:
+def _refusal(path: Path, old: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> str:
     if old is None:
         what = "is not empty and holds no run of cryorbit"
-    elif old.get("identity") == identity:
+    elif old.get("identity") == asked["identity"]:
         what = "holds a finished run of this input and configuration"
     else:
-        what = "holds a run of another input or configuration"
+        differs = what_differs(old, asked)
+        what = f"holds a run of another input or configuration{differs and f' ({differs})'}"
     return f"{path}: {what}; choose another --out, or give --overwrite, which moves the old folder aside."
 
 

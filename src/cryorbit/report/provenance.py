@@ -34,7 +34,8 @@ def provenance(run: RunRecord) -> str:
     known = [[name, str(value)] for name, value in facts.items() if value is not None]
     parts = [table("Run", ["", ""], known)] if known else []
     for key, caption in (
-        ("input", "Input"), ("images", "Images"), ("alignment", "Alignment"), ("chart", "Latent orbits"),
+        ("input", "Input"), ("look", "One view or several"), ("images", "Images"), ("alignment", "Alignment"),
+        ("chart", "Latent orbits"),
         ("defocus", "Defocus of the latent orbits"), ("outliers", "Outliers"), ("configuration", "Configuration"),
     ):  # fmt: skip
         rows = list(_flat(run.fact(key)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ PICTURE_PX = 192
 
 
 def write_views_page(
-    folder: Path, classes: str, views: pd.DataFrame, particles: int, kept: int, too_few: str, file: str
+    folder: Path, classes: str, views: pd.DataFrame, particles: int, kept: int, remarks: Sequence[str], file: str
 ) -> Path:
     """Write the page; gives its path.
 
@@ -37,8 +37,8 @@ def write_views_page(
         where it has none.
     particles, kept
         How many there are of all.
-    too_few
-        What is to be said of classes that have no run of their own; empty where there are none.
+    remarks
+        What else is to be said, a paragraph each.
     file
         Name of the file of all particles.
     """
@@ -49,7 +49,7 @@ def write_views_page(
         f"{count(particles - kept)} dropped.",
         f"{file} has all of them, with the number of the class, and the pose that is known best, said against the "
         f"average of the class (in {classes}/classes.mrcs, by its number); particles_kept has those that are kept.",
-        *([too_few] if too_few else []),
+        *map(escape, remarks),
     ]
     averages = read_images(folder / classes / AVERAGES)
     cards = "\n".join(_card(folder, classes, row, averages) for row in views.to_dict("records"))
