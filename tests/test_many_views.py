@@ -186,7 +186,7 @@ def test_who_says_how_many_views_is_not_asked_again(tmp_path, monkeypatch):
     for options in ([], ["--views", "1"], ["--views", "auto"], ["--views", "7"], ["--truth", star]):
         call("run", star, "--out", tmp_path / "out", *options)
     assert asked == ["look", "one", "one", "views", "views", "one"]
-    assert views.views_setting("7") == {"classification": {"views": 7}}
+    assert (views.number_of_views("7"), views.number_of_views("auto")) == (7, None)
     code, _, error = call("run", star, "--out", tmp_path / "out", "--views", "some")
     assert code == 2
     assert "--views is 'some'" in error

@@ -36,7 +36,7 @@ from cryorbit.commands.options import (
     WorkerCount,
 )
 from cryorbit.commands.shared import app, observing, tell
-from cryorbit.commands.views import ONE_VIEW, begun_of_views, looked_at, run_each_view, views_setting
+from cryorbit.commands.views import ONE_VIEW, begun_of_views, looked_at, number_of_views, run_each_view
 from cryorbit.errors import ConfigurationError, ParticleDataError
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def run(
     choices = Choices(preset, config, settings, seed, stack_root, overwrite, estimation, invert, select, subset)
     team = _workers(workers, ray_address)
     if views is not None:
-        choices = replace(choices, others=views_setting(views))
+        number = number_of_views(views)
+        choices = replace(choices, others={} if views == ONE_VIEW else {"classification": given(views=number)})
     table = found = None
     if particles.is_file() and views != ONE_VIEW:
         table = choices.rows().read(particles, stack_root)

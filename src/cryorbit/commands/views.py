@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # What --views says of particles of a single view.
 ONE_VIEW = "1"
+MOST_VIEWS = 1000
 
 
 @app.command()
@@ -38,11 +39,9 @@ def classify(
     particles: Particles,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on with.", show_default=False)],
     views: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1,
-            max=1000,
-            help="Classes to begin with; copies of a view are merged. Default: as many as it takes.",
+            help="Classes to begin with; copies of a view are merged. Default (or 'auto'): as many as it takes.",
             show_default=False,
         ),
     ] = None,
@@ -74,7 +73,8 @@ def classify(
     """2D classification of raw picks without a reference: class averages, junk, every particle's class and pose."""
     from cryorbit.classified import classify as classify_particles
 
-    told = {"classification": given(views=views, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
+    number = None if views is None else number_of_views(views)
+    told = {"classification": given(views=number, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
     choices = Choices(
         None, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
         subset, told,
@@ -93,8 +93,8 @@ def classify(
     )
 
 
-def views_setting(text: str) -> dict[str, Any]:
-    """What --views of a run says, as settings.
+def number_of_views(text: str) -> int | None:
+    """What --views says: a number of classes to begin with, or None for as many as it takes.
 
     Raises
     ------
@@ -102,14 +102,10 @@ def views_setting(text: str) -> dict[str, Any]:
         If it is no number of classes, nor ``auto``.
     """
     if text == "auto":
-        return {}
-    if text == ONE_VIEW:
-        return {}
-    if not text.isdecimal() or not int(text):
-        raise ConfigurationError(
-            f"--views is {text!r}; expected a number of classes, 1 for particles of one view, or auto."
-        )
-    return {"classification": {"views": int(text)}}
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_VIEWS:
+        raise ConfigurationError(f"--views is {text!r}; expected a number of classes, 1 to {MOST_VIEWS}, or auto.")
+    return int(text)
 
 
 def looked_at(table: ParticleTable, out: Path, choices: Choices, quiet: bool) -> Look | None:
