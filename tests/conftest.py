@@ -32,11 +32,17 @@ def reference_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def few_figures():
-    """Pages with their first figure alone, for tests that are about other things: drawing takes most of a tiny run."""
+@pytest.fixture(scope="module", autouse=True)
+def tiny_runs(request):
+    """Pages with their first figure alone and projections on few images: these take most of a tiny run.
+
+    A module that is about them says ``WHOLE_RUNS = True``.
+    """
     from cryorbit.report import page
+    from cryorbit.training import trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "FIGURES", page.FIGURES[:1])
+        if not getattr(request.module, "WHOLE_RUNS", False):
+            patch.setattr(page, "FIGURES", page.FIGURES[:1])
+            patch.setattr(trainer, "PRINCIPAL_SAMPLE", 400)
         yield

@@ -21,8 +21,6 @@ from cryorbit.pipeline import rerun
 from .cli.test_cli import call
 from .pipeline_sets import tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 N, EARLY, LATER = 160, 100, 130
 
 

@@ -18,8 +18,6 @@ from cryorbit.rows import Rows
 from .cli.test_cli import call
 from .pipeline_sets import tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 N, PREVIEW = 260, 160
 
 

@@ -28,8 +28,6 @@ from .cli.test_cli import call
 from .io.conftest import write_stack
 from .pipeline_sets import tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 N, PREVIEW = 140, 90
 
 

@@ -18,8 +18,6 @@ from cryorbit.selection import Choice, export
 
 from .pipeline_sets import class_config, many_views, tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 
 def as_records(star):
     """The particles of a STAR file as cryoSPARC would have them."""

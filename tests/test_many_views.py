@@ -76,7 +76,6 @@ def test_a_look_that_fails_stops_nothing(tmp_path, monkeypatch):
     assert co.look(many).said.endswith("that failed: set.mrcs: is gone.")
 
 
-@pytest.mark.usefixtures("few_figures")
 def test_what_the_look_found_stays_with_the_run(tmp_path, monkeypatch):
     """In run.json and on the page; a file of several classes that is taken for one is warned of."""
     table = co.read_particles(tiny_set(tmp_path / "set", images=60))
@@ -107,7 +106,6 @@ def test_all_origins_of_a_class_are_in_its_frame(tmp_path):
     assert set(found) <= set(module.REFINED)
 
 
-@pytest.mark.usefixtures("few_figures")
 def test_run_finds_the_views_by_itself_and_runs_each(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FEWEST_PARTICLES", 30)
     monkeypatch.setattr(first_look, "FEWEST_PARTICLES", 200)

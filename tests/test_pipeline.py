@@ -23,8 +23,6 @@ from cryorbit.training.trainer import split_rows
 
 from .pipeline_sets import tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 OUR_COLUMNS = {
     "rlnAnglePsi", "rlnDefocusU", "rlnDefocusV", "rlnParticleSelectZScore", "cryorbitAnglePsiStd",
     "cryorbitDefocusStd", "cryorbitOutlierProbability", "cryorbitOutlierScore", "cryorbitWeight",

@@ -23,8 +23,6 @@ from cryorbit.simulation.view_spread import nearly_symmetric
 from .cli.test_cli import call
 from .simulation.small_micrographs import small_config
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 IMAGES = 48
 SETTINGS = {
     "preprocessing": {"box_size": 32},

@@ -25,6 +25,9 @@ from cryorbit.report.wording import degrees, micrometres
 
 from .run_folders import KINDS, change_estimates, change_manifest, draw_all, sentences
 
+# Figures are what this is about.
+WHOLE_RUNS = True
+
 ALL = (
     "agreement", "aligned", "calibration", "class_average", "histograms", "latent_plane", "latent_plane_truth",
     "losses", "micrographs", "montage", "orientations", "outliers", "predicted_against_true", "reconstructions", "roc",

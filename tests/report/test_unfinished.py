@@ -13,8 +13,6 @@ from cryorbit.stages import Job
 
 from ..pipeline_sets import tiny_config, tiny_set
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory):

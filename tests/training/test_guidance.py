@@ -39,6 +39,9 @@ from .guided_sets import (
     true_average,
 )
 
+# How well a network learns is what this is about.
+WHOLE_RUNS = True
+
 GUIDED = {
     "preprocessing": {"box_size": SMALL},
     "model": {
