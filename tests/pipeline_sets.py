@@ -9,10 +9,13 @@ from cryorbit.simulation import choose_projections, make_simulation_config, phan
 
 TINY_RUN = {
     "preprocessing": {"box_size": 32},
-    "model": {"base_width": 4, "n_blocks": 3, "discriminator_width": 4, "discriminator_blocks": 3},
+    "model": {
+        "base_width": 4, "n_blocks": 3, "discriminator_width": 4, "discriminator_blocks": 3, "principal_images": 64,
+        "hidden_width": 128,
+    },
     "training": {"epochs": 2, "precision": "32-true", "accelerator": "cpu"},
     "estimation": {"defocus_prior": "blind"},
-}
+}  # fmt: skip
 
 
 def tiny_config(**changes):

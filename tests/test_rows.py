@@ -176,7 +176,7 @@ def test_the_papers_protocol_on_an_experimental_file(tmp_path):
     assert metrics["outlier_auc_evidence"] == metrics["outlier_auc"] > 0.8
     assert metrics["angle_rmse_weighted_deg"] < 10
     page = (out / "report.html").read_text()
-    assert "area under the curve (AUC)" in page  # the caption of the figure of detectors
+    assert "Area under the ROC curve" in page
     # The page drawn again remembers what the outliers are.
     code, _, err = call("report", out, "-q")
     assert (code, err) == (0, "")

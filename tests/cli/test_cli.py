@@ -26,7 +26,8 @@ COMMANDS = [
 FAST = [
     "--set", "training.epochs=1", "--set", "model.base_width=4", "--set", "model.n_blocks=3",
     "--set", "model.discriminator_blocks=3", "--set", "preprocessing.box_size=32", "--set", "training.accelerator=cpu",
-    "--set", "training.precision=32-true", "-q",
+    "--set", "training.precision=32-true", "--set", "model.principal_images=64",
+    "--set", "model.hidden_width=128", "-q",
 ]  # fmt: skip
 
 
