@@ -70,8 +70,10 @@ def main() -> None:
                 view = tuple(np.random.default_rng(seed).uniform((0, 0), (360, 180)))
                 co.simulate(folder / "set", choose_projections(folder / "map.mrc", None, False, view, config), config)
                 started = time.process_time()
-                found = co.look(co.read_particles(folder / "set" / "particles.star")).survey
-                cpu_s = time.process_time() - started
+                look = co.look(co.read_particles(folder / "set" / "particles.star"))
+                cpu_s, found = time.process_time() - started, look.survey
+                if found is None:
+                    raise SystemExit(look.said)
                 print(
                     f"| {seed} | {sides} | {found.elsewhere:.2f} | {'yes' if found.several else 'no'} | {found.views} "
                     f"| {cpu_s:.0f} |", flush=True,

@@ -79,6 +79,20 @@ def test_results_come_in_order_though_a_worker_dies_and_complaints_are_heard(clu
         next(found)
 
 
+class Niceness:
+    """How much it gives way to others."""
+
+    def __call__(self) -> int:
+        return os.nice(0)
+
+
+def test_workers_do_not_give_way_to_every_other_program(cluster):
+    """At Ray's own niceness of 15 they stand still where anything else computes."""
+    from cryorbit.cluster import mapped
+
+    assert list(mapped(Niceness, (), [()], 1)) == [os.nice(0)]
+
+
 def test_work_that_ends_every_worker_is_given_up(cluster, monkeypatch):
     from cryorbit import cluster as ours
 

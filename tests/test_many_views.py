@@ -39,8 +39,10 @@ def test_noise_is_of_no_view(tmp_path, monkeypatch):
     monkeypatch.setattr(first_look, "FEWEST_PARTICLES", 100)
     star = tiny_set(tmp_path / "set", images=120, outliers=0.0, snr=1e-6)
     found = co.look(co.read_particles(star), class_config())
-    assert found.survey is not None
+    assert found.survey == Survey(0, 0, 0.0)
     assert not found.several
+    assert found.doubtful
+    assert "nothing was found" in found.said
 
 
 def test_only_files_without_classes_are_looked_at(tmp_path, monkeypatch):
@@ -49,22 +51,57 @@ def test_only_files_without_classes_are_looked_at(tmp_path, monkeypatch):
     table = co.read_particles(tiny_set(tmp_path / "set", images=40))
     many = table.take(np.arange(600) % 40)
     assert co.look(many) == Look(seen)
-    assert co.look(many, rows=Rows(("rlnDefocusU<30000",))) == Look(seen)
+    for column in ("rlnDefocusU", "cryorbitClassProbability"):
+        assert co.look(many, rows=Rows((f"{column}<30000",))) == Look(seen)
     assert co.look(many.with_columns({"rlnClassNumber": ["None"] * 600})) == Look(seen)
     numbers = np.arange(600) % 3
     assert co.look(many.with_columns({"rlnClassNumber": 0 * numbers})) == Look(seen)
     latent = co.make_config("fast", {"estimation": {"method": "latent"}})
+    one, several = (many.with_columns({"rlnClassNumber": values}) for values in (0 * numbers + 1, numbers))
     for found, said, doubtful in (
         (co.look(table), "fewer than 500", False),
         (co.look(many, tiny_config()), "defoci", False),
         (co.look(many, latent), "alignment", False),
-        (co.look(many, rows=Rows(("rlnClassNumber=1",))), "selected", False),
-        (co.look(many.with_columns({"rlnClassNumber": numbers})), "has classes", True),
+        (co.look(one, rows=Rows(("rlnClassNumber=1",))), "selected", False),
+        (co.look(several, rows=Rows(("rlnClassNumber!=7",))), "has classes", True),
+        (co.look(many, compared=True), "truth", False),
+        (co.look(several), "has classes", True),
     ):
         assert found.survey is None
         assert not found.several
         assert said in found.said
         assert found.doubtful is doubtful
+
+
+def test_a_run_of_one_view_is_told_of_doubts():
+    assert Look(Survey(900, 3, 0.6)).doubtful
+    assert Look(None, "the file has classes", has_classes=True).doubtful
+    assert not Look(Survey(900, 1, 0.1)).doubtful
+    assert not Look(None, "they are fewer than 500").doubtful
+
+
+@pytest.mark.parametrize(("there", "looked"), [("input/simulation.json", 1), (".lock", 1), ("notes.txt", 0)])
+def test_only_a_folder_that_is_begun_is_not_looked_for(tmp_path, monkeypatch, there, looked):
+    from cryorbit.commands import runs
+
+    seen = []
+    monkeypatch.setattr(first_look, "look", lambda *_: seen.append(1) or Look(None, "of the test"))
+    monkeypatch.setattr(runs, "_run_until", lambda *_, **__: None)
+    star = tiny_set(tmp_path / "set", images=30)
+    (tmp_path / "out" / there).parent.mkdir(parents=True)
+    (tmp_path / "out" / there).touch()
+    assert call("run", star, "--out", tmp_path / "out")[0] == 0
+    assert len(seen) == looked
+
+
+def test_auto_overrules_a_number_in_the_settings(tmp_path, monkeypatch):
+    from cryorbit.commands import runs
+
+    asked = []
+    monkeypatch.setattr(runs, "run_each_view", lambda _table, _out, choices, *_: asked.append(choices.config()))
+    star = tiny_set(tmp_path / "set", images=30)
+    call("run", star, "--out", tmp_path / "out", "--set", "classification.views=4", "--views", "auto")
+    assert asked[0].classification.views is None
 
 
 def test_a_look_that_fails_stops_nothing(tmp_path, monkeypatch):
@@ -183,7 +220,7 @@ def test_who_says_how_many_views_is_not_asked_again(tmp_path, monkeypatch):
     star = tiny_set(tmp_path / "set", images=30)
     for options in ([], ["--views", "1"], ["--views", "auto"], ["--views", "7"], ["--truth", star]):
         call("run", star, "--out", tmp_path / "out", *options)
-    assert asked == ["look", "one", "one", "views", "views", "one"]
+    assert asked == ["look", "one", "one", "views", "views", "look", "one"]
     assert (views.number_of_views("7"), views.number_of_views("auto")) == (7, None)
     code, _, error = call("run", star, "--out", tmp_path / "out", "--views", "some")
     assert code == 2

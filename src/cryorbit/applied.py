@@ -138,6 +138,7 @@ def append(
         observer.say(f"{new:,} of the {len(table):,} particles of {path} are new.")
         known = KnownTruth.of(truth, outlier_column) or _truth_of_all(before, table, observer)
         config, manifest = _manifest(run, before, table, rows)
+        manifest |= {"look": before["look"]} if "look" in before else {}
         folder = RunFolder.create_or_continue(make_room(run, manifest["identity"]), manifest)
         try:
             copy_model(run, folder)

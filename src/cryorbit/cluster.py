@@ -21,11 +21,12 @@ from cryorbit.io.runs import make_folder, write_text
 from cryorbit.machine import cores, limit_threads
 
 # Ray writes no token into the home folder, reports to nobody, prints no tables, logs no second copy of the metrics,
-# and leaves the interrupt to us.
+# leaves the interrupt to us, and gives its workers the same share of a core as any other program: at its own niceness
+# of 15 they stand still where anything else computes.
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_worker_niceness": "0",
 }  # fmt: skip
 SESSION_PREFIX = "cryorbit-ray-"
 # Ray's sockets lie in its folder, and the system allows their paths 107 characters.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cryorbit import conventions
 from cryorbit.classification.survey import SAMPLE, Survey, survey_of
 from cryorbit.classified import class_reader
 from cryorbit.conditions import Condition
 from cryorbit.config import RunConfig, make_config
+from cryorbit.conventions import CLASS_NUMBER
 from cryorbit.errors import CryorbitError
 from cryorbit.io import ImageStack
 from cryorbit.machine import freed_memory_kept
@@ -34,13 +34,18 @@ class Look:
         Of a sample; None where nobody looked.
     why_not
         Why not; empty where somebody did.
-    doubtful
-        Whether the particles may well be of several views all the same.
+    has_classes
+        Whether the file itself says that there are several, and nobody looked.
     """
 
     survey: Survey | None
     why_not: str = ""
-    doubtful: bool = False
+    has_classes: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a run of one view is to warn of it."""
+        return self.has_classes or self.several or (self.survey is not None and not self.survey.images)
 
     @property
     def several(self) -> bool:
@@ -52,17 +57,12 @@ class Look:
         """All of it in a sentence."""
         if self.survey is None:
             return f"Taken for particles of one view without a look, for {self.why_not}."
+        if not self.survey.images:
+            return "Taken for particles of one view: in those looked at nothing was found that is not junk or noise."
         share = f"{100 * self.survey.elsewhere:.0f} % of {self.survey.images:,} particles"
         if self.several:
-            return (
-                f"Several views: of those looked at, {share} are of another than the most common one. All are "
-                "classified first, then each view is run by itself (--views 1 takes them for one, --views with a "
-                "number begins with so many classes)."
-            )
-        return (
-            f"One view: of those looked at, no more than {share} differ from the most common one (--views auto "
-            "classifies them all the same)."
-        )
+            return f"Several views: of those looked at, {share} are of another than the most common one."
+        return f"One view: of those looked at, no more than {share} differ from the most common one."
 
     def described(self) -> dict[str, Any]:
         """As plain values, for ``run.json``."""
@@ -73,11 +73,12 @@ class Look:
 
 def look(
     particles: ParticleTable, config: RunConfig | None = None, rows: Rows | None = None,
-    observer: Observer | None = None,
+    observer: Observer | None = None, compared: bool = False,
 ) -> Look:  # fmt: skip
     """Look at some particles, to tell whether all are of one view: some twenty seconds of a CPU.
 
     Nobody looks at few particles, or without defoci, or where they were chosen by a class or are of several already.
+    A mistake of the user's is what such a look says; the run that follows raises it.
 
     Parameters
     ----------
@@ -86,15 +87,20 @@ def look(
     config
         Of the run that they are for.
     rows
-        How they were chosen from their file.
+        How they were chosen from their file; the particles are those that were.
     observer
         Told of the progress.
+    compared
+        Whether the run is compared with a truth, which is that of one view.
     """
     config, observer = config or make_config(), observer or Silent()
+    if CLASS_NUMBER in particles and particles.frame[CLASS_NUMBER].nunique() > 1:
+        why = f"the file has classes ({CLASS_NUMBER}: --select takes one of them; --views auto classifies anew)"
+        return Look(None, why, has_classes=True)
     try:
-        reason, doubtful = _why_not(particles, config, rows or Rows())
+        reason = _why_not(particles, config, rows or Rows(), compared)
         if reason:
-            return Look(None, reason, doubtful)
+            return Look(None, reason)
         observer.stage("Looking whether these are particles of one view")
         return Look(_survey(particles, config, observer))
     except CryorbitError as error:
@@ -102,19 +108,18 @@ def look(
         return Look(None, f"that failed: {str(error).rstrip('.')}")
 
 
-def _why_not(particles: ParticleTable, config: RunConfig, rows: Rows) -> tuple[str, bool]:
-    """Why nobody looks, empty if somebody does, and whether they may be of several views all the same."""
-    conditions = [Condition.parse(text, "--select") for text in rows.select]
-    if any("class" in condition.column.lower() for condition in conditions):
-        return "they were selected by their class", False
-    for name in map(str, particles.frame):
-        if (name == conventions.CLASS_NUMBER or name.endswith("/class")) and len(particles.frame[name].unique()) > 1:
-            return f"the file has classes ({name}: --select takes one of them; --views auto classifies anew)", True
+def _why_not(particles: ParticleTable, config: RunConfig, rows: Rows, compared: bool) -> str:
+    """Why nobody looks; empty if somebody does."""
+    chosen_by = [Condition.parse(text, "--select").column for text in rows.select]
+    if any(column == CLASS_NUMBER or column.endswith("/class") for column in chosen_by):
+        return "they were selected by their class"
+    if compared:
+        return "they are to be compared with the truth of one view"
     if len(particles) < FEWEST_PARTICLES:
-        return f"they are fewer than {FEWEST_PARTICLES}", False
+        return f"they are fewer than {FEWEST_PARTICLES}"
     if resolve_prior(particles, config.estimation) == "blind":
-        return "their defoci are not known", False
-    return "" if config.estimation.method == "orbit" else "there is to be no alignment", False
+        return "their defoci are not known"
+    return "" if config.estimation.method == "orbit" else "there is to be no alignment"
 
 
 def _survey(particles: ParticleTable, config: RunConfig, observer: Observer) -> Survey:

@@ -63,6 +63,16 @@ def test_other_particles_are_named(table):
     assert what_differs(moved, manifest(table)) == "its image stacks have changed or moved since"
 
 
+def test_a_model_is_known_by_what_it_learnt_not_by_its_place(table):
+    plain, first, moved, other = (manifest(table) for _ in range(4))
+    first["input"]["model"] = {"folder": "/a", "identity": "1"}
+    moved["input"]["model"] = {"folder": "/b", "identity": "1"}
+    other["input"]["model"] = {"folder": "/a", "identity": "2"}
+    assert what_differs(first, moved) == ""
+    assert what_differs(first, other) == what_differs(first, plain) == "it used what another run had learnt"
+    assert what_differs(plain, first) == "it learnt by itself"
+
+
 def test_the_refusal_says_it(table, tmp_path):
     there = manifest(table)
     RunFolder.create_or_continue(tmp_path / "run", there).close()

@@ -134,7 +134,7 @@ def run(
     team = _workers(workers, ray_address)
     if views is not None:
         number = number_of_views(views)
-        choices = replace(choices, others={} if views == ONE_VIEW else {"classification": given(views=number)})
+        choices = replace(choices, others={} if views == ONE_VIEW else {"classification": {"views": number}})
     table = found = None
     if particles.is_file() and views != ONE_VIEW:
         table = choices.rows().read(particles, stack_root)
@@ -143,8 +143,8 @@ def run(
             raise ConfigurationError("--truth and --outlier-column compare the run of one view: leave out --views.")
         if team is not None:
             team.check()
-        if views is None and not alone:
-            found = looked_at(table, out, choices, quiet)
+        if views is None:
+            found = looked_at(table, out, choices, quiet, alone)
         several = found.several if found is not None else begun_of_views(out, choices)
         if views is not None or (several and not alone):
             run_each_view(table, out, choices, quiet, team, found)

@@ -73,8 +73,8 @@ def classify(
     """2D classification of raw picks without a reference: class averages, junk, every particle's class and pose."""
     from cryorbit.classified import classify as classify_particles
 
-    number = None if views is None else number_of_views(views)
-    told = {"classification": given(views=number, mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
+    number = {} if views is None else {"views": number_of_views(views)}
+    told = {"classification": number | given(mirror=mirror), "preprocessing": given(particle_diameter_A=diameter)}
     choices = Choices(
         None, config, settings, seed, stack_root, overwrite, given(defocus_prior=defocus_prior), invert, select,
         subset, told,
@@ -108,18 +108,26 @@ def number_of_views(text: str) -> int | None:
     return int(text)
 
 
-def looked_at(table: ParticleTable, out: Path, choices: Choices, quiet: bool) -> Look | None:
+WHAT_FOLLOWS = {
+    True: "All are classified first, then each view is run by itself (--views 1 takes them for one, --views with a "
+    "number begins with so many classes).",
+    False: "They are run as one view (--views auto classifies first).",
+}
+
+
+def looked_at(table: ParticleTable, out: Path, choices: Choices, quiet: bool, compared: bool) -> Look | None:
     """What a look at particles of which nobody has said of how many views they are finds; None where none is needed.
 
     A folder that is there already is gone on with as it was begun, or refused.
     """
     from cryorbit.first_look import look
+    from cryorbit.io.runs import contents
 
-    if not choices.overwrite and out.is_dir() and any(out.iterdir()):
+    if not choices.overwrite and contents(out):
         return None
     with observing(quiet) as observer:
-        found = look(table, choices.config(), choices.rows(), observer)
-        observer.say(found.said)
+        found = look(table, choices.config(), choices.rows(), observer, compared)
+        observer.say(f"{found.said} {WHAT_FOLLOWS[found.several]}" if found.survey else found.said)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 # Settings that are named; of more the rest is counted.
 MOST_SETTINGS = 4
-NAMES = {None: "run of one view", "views": "run of several views"}
+NAMES = {None: "run of one view", "views": "run of several views", "search": "search of hyper-parameters"}
 
 
 def what_differs(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -44,8 +44,9 @@ def _input(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
         yield "it took other particles"
     if differ("stacks", "stacks_fingerprint", "stack_root") and not differ("path", "files"):
         yield "its image stacks have changed or moved since"
-    if differ("model"):
-        yield "it used what another run had learnt"
+    models = [(part.get("model") or {}).get("identity") for part in (there, asked)]
+    if models[0] != models[1]:
+        yield "it learnt by itself" if models[0] is None else "it used what another run had learnt"
 
 
 def _settings(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

@@ -181,7 +181,7 @@ class RunFolder:
         RunFolderError
             If the folder holds something else, cannot be written, or is in use by another process.
         """
-        found = _contents(path)
+        found = contents(path)
         if found and overwrite:
             move_aside(path, inputs)
             found = []
@@ -292,7 +292,7 @@ def claim_folder(path: Path, overwrite: bool) -> None:
     """
     if overwrite and path.is_dir() and any(path.iterdir()):
         move_aside(path)
-    elif _contents(path):
+    elif contents(path):
         manifest = manifest_of(path)
         if manifest is None or manifest.get("finished"):
             raise RunFolderError(_refusal(path, manifest, manifest or {}))
@@ -305,7 +305,14 @@ def _is_ours(entry: Path) -> bool:
     return entry.name == INPUT and (entry / "simulation.json").is_file()
 
 
-def _contents(path: Path) -> list[Path]:
+def contents(path: Path) -> list[Path]:
+    """What a folder holds apart from what cryorbit leaves there before a run begins; nothing where it is not there.
+
+    Raises
+    ------
+    RunFolderError
+        If it is a file, or cannot be read.
+    """
     try:
         if not os.path.lexists(path):
             return []
