@@ -30,7 +30,7 @@ PHASES = (
 # view say nearly all of it, those of real, round particles that differ by their neighbours 0.8 to 0.9.
 SAME_VIEW = 0.75
 # Share of such images from which there are several views (benchmarks/RESULTS.md, "One view or several").
-SEVERAL = 0.25
+SEVERAL = 0.22
 
 
 @dataclass(frozen=True)
