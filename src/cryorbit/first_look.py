@@ -45,7 +45,7 @@ class Look:
     @property
     def doubtful(self) -> bool:
         """Whether a run of one view is to warn of it."""
-        return self.has_classes or self.several or (self.survey is not None and not self.survey.images)
+        return self.has_classes or self.several or (self.survey is not None and self.survey.doubtful)
 
     @property
     def several(self) -> bool:
@@ -62,6 +62,8 @@ class Look:
         share = f"{100 * self.survey.elsewhere:.0f} % of {self.survey.images:,} particles"
         if self.several:
             return f"Several views: of those looked at, {share} are of another than the most common one."
+        if self.doubtful:
+            return f"One view, perhaps: of those looked at, {share} differ from the most common one."
         return f"One view: of those looked at, no more than {share} differ from the most common one."
 
     def described(self) -> dict[str, Any]:

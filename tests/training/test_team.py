@@ -23,6 +23,8 @@ from ..pipeline_sets import TINY_RUN, tiny_config, tiny_set
 from . import together
 from .guided_sets import aligned, cached_set, draw_poses
 
+# Processes of their own do not know of what the tests make smaller.
+WHOLE_RUNS = True
 SECONDS = 300
 NAMES = [name for name, _ in together.configurations()]
 

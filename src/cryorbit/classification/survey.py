@@ -31,6 +31,8 @@ PHASES = (
 SAME_VIEW = 0.75
 # Share of such images from which there are several views (benchmarks/RESULTS.md, "One view or several").
 SEVERAL = 0.22
+# Share from which nobody can be sure: one view has rarely more, several views of a round molecule may have less.
+DOUBTFUL = 0.14
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Survey:
     images: int
     views: int
     elsewhere: float
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may take several views, though one is likelier; or nothing was found to tell it by."""
+        return not self.images or DOUBTFUL < self.elsewhere <= SEVERAL
 
     @property
     def several(self) -> bool:
