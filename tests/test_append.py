@@ -13,6 +13,7 @@ from cryorbit import append, apply, read_particles, run, write_particles
 from cryorbit.appending import folder_within
 from cryorbit.errors import ParticleDataError, RunFolderError
 from cryorbit.estimation.lesson import TOLD, read_seen
+from cryorbit.first_look import Look
 from cryorbit.io.mrc import ImageStack
 from cryorbit.io.runs import APPENDING, MANIFEST
 from cryorbit.latent.embed import load_embedding
@@ -22,6 +23,7 @@ from .cli.test_cli import call
 from .pipeline_sets import tiny_config, tiny_set
 
 N, EARLY, LATER = 160, 100, 130
+FOUND = Look(None, "they are fewer than 500")
 
 
 def rows_of(star: Path, rows, name: str) -> Path:
@@ -45,7 +47,7 @@ def early(star):
 @pytest.fixture(scope="module")
 def early_aligned(early, star):
     """The same without a network, which is made in a second."""
-    return run(star.with_name("early.star"), star.parent.parent / "aligned", tiny_config(), latent=False)
+    return run(star.with_name("early.star"), star.parent.parent / "aligned", tiny_config(), latent=False, look=FOUND)
 
 
 @pytest.fixture
@@ -146,6 +148,8 @@ def test_a_file_that_grows_is_read_again_and_again(live_aligned, star, tmp_path)
     for count in (LATER, N):
         write_particles(file, read_particles(star).take(np.arange(count)))
         assert len(append(live_aligned, file).particles) == count
+    # What was found of the views stays with the run.
+    assert json.loads((live_aligned / "run.json").read_text())["look"] == FOUND.described()
     # From here on it is the run's own file.
     before = contents(live_aligned)
     said = []

@@ -23,7 +23,7 @@ from .pipeline_sets import class_config, many_views, tiny_config, tiny_set
 
 @pytest.mark.parametrize("seed", [3, 4])
 def test_several_views_are_told_from_one_with_junk(tmp_path, seed):
-    one = tiny_set(tmp_path / "one", images=500, seed=seed, outliers=0.1, defocus_um="1.0:2.5")
+    one = tiny_set(tmp_path / "one", images=500, seed=seed, outliers=0.2, defocus_um="1.0:2.5")
     found = co.look(co.read_particles(one), class_config())
     assert found.survey is not None
     assert not found.several
